@@ -1,1 +1,27 @@
+//! What Futago's packet path does with a packet.
+//!
+//! The code is generic over memory: [`frame::Frame`] is the bytes of a packet, [`tables::Tables`] what user space
+//! has written. The XDP program implements both over kernel memory; tests, fuzzer and simulation implement
+//! them over slices, and so run what the kernel runs.
 
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "host")]
+extern crate std;
+
+pub mod address;
+pub mod checksum;
+pub mod forward;
+pub mod frame;
+pub mod hash;
+#[cfg(feature = "host")]
+pub mod host;
+pub mod index;
+pub mod ip;
+pub mod link;
+pub mod parse;
+pub mod reason;
+pub mod rewrite;
+pub mod tables;
+pub mod wire;

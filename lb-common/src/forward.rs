@@ -1,0 +1,247 @@
+//! The packet path: from a received frame to where it goes next.
+//!
+//! parse → service by destination → slot → backend → rewrite → link; or, for a `nat` backend's reply: backend by
+//! source → service → rewrite → route → link. Every way out has a [`Reason`] and is counted once.
+
+use crate::{
+    frame::Frame,
+    hash,
+    index::{self, Entry},
+    ip::{End, Ip, V4, V6},
+    link::{self, Exit},
+    parse::{self, Link, Network, PortPair},
+    reason::{Class, Reason},
+    rewrite::{Endpoint, translate},
+    tables::{HashPolicy, Key, Mode, NO_BACKEND, Route, RouteQuery, Service, Slot, Tables},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+};
+
+/// What the caller has to do with the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Give it to the host's stack.
+    Pass,
+    Drop,
+    /// Send it out on the interface that it came in on.
+    Transmit,
+    /// Send it out on this interface.
+    Redirect(u32),
+}
+
+/// Why a frame is not sent on by the packet path itself.
+type Halt = Reason;
+
+/// Where a frame was sent, and for which backend it counts.
+struct Sent {
+    reason: Reason,
+    exit: Exit,
+    backend: u32,
+}
+
+/// Decides on one frame, rewrites it, and counts it.
+#[inline(always)]
+pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let bytes = frame.length() as u32;
+    match route_frame(frame, tables) {
+        Ok(sent) => {
+            tables.count(sent.reason, bytes);
+            if sent.reason as u32 == Reason::ToBackend as u32 {
+                tables.count_backend(sent.backend, bytes);
+            }
+            match sent.exit {
+                Exit::SameInterface => Verdict::Transmit,
+                Exit::Interface(ifindex) => Verdict::Redirect(ifindex),
+            }
+        }
+        Err(reason) => {
+            tables.count(reason, bytes);
+            match reason.class() {
+                Class::Dropped => Verdict::Drop,
+                Class::Passed | Class::Forwarded => Verdict::Pass,
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn route_frame<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Result<Sent, Halt> {
+    let link = parse::link(frame).ok_or(Reason::NotIp)?;
+    match link.ethertype {
+        ETHERTYPE_IPV4 => route_packet::<V4, F, T>(frame, tables, link),
+        ETHERTYPE_IPV6 => route_packet::<V6, F, T>(frame, tables, link),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn route_packet<V: Ip, F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    link: Link,
+) -> Result<Sent, Halt> {
+    let network = V::parse(frame, link.length())?;
+    let ports = if network.fragment {
+        None
+    } else {
+        parse::ports(frame, &network)
+    };
+    let Some(ports) = ports else {
+        return Err(without_ports(frame, tables, &network));
+    };
+    let key = Key::new(network.destination, network.protocol, ports.destination);
+    if let Some(Entry::Service(record)) = index::find(tables, &key) {
+        let service = tables.service(record).ok_or(Reason::TableDefect)?;
+        if service.key == key {
+            return to_backend::<V, F, T>(frame, tables, link, &network, ports, service);
+        }
+    }
+    let key = Key::new(network.source, network.protocol, ports.source);
+    if let Some(Entry::Reverse(record)) = index::find(tables, &key) {
+        let backend = tables.backend(record).ok_or(Reason::TableDefect)?;
+        let state = backend.state();
+        if backend.address == key.address && state.port == key.port {
+            return to_client::<V, F, T>(
+                frame,
+                tables,
+                link,
+                &network,
+                ports,
+                state.service,
+                record,
+            );
+        }
+    }
+    Err(unserved(tables, &network))
+}
+
+/// Forward direction: client to backend.
+#[inline(always)]
+fn to_backend<V: Ip, F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    link: Link,
+    network: &Network,
+    ports: PortPair,
+    service: &Service,
+) -> Result<Sent, Halt> {
+    let slot = service.slot_base.wrapping_add(hash::reduce(
+        flow_hash(service, network, ports),
+        service.slot_count,
+    ));
+    let number = Slot::unpack(tables.slot(slot).ok_or(Reason::TableDefect)?).current;
+    if number == NO_BACKEND {
+        return Err(Reason::NoBackend);
+    }
+    let record = service.backend_base.wrapping_add(u32::from(number));
+    let backend = tables.backend(record).ok_or(Reason::TableDefect)?;
+    let state = backend.state();
+    let next_hop = backend.next_hop(state);
+    if next_hop.ifindex == 0 {
+        return Err(Reason::NoNextHop);
+    }
+    match Mode::from_number(service.mode) {
+        Some(Mode::L2Dsr) => {}
+        Some(Mode::Nat) => {
+            let old = Endpoint {
+                address: network.destination,
+                port: ports.destination,
+            };
+            let new = Endpoint {
+                address: backend.address,
+                port: state.port,
+            };
+            translate::<V, F>(frame, link, network, End::Destination, old, new)?;
+        }
+        None => return Err(Reason::TableDefect),
+    }
+    let exit = link::address(frame, link, next_hop)?;
+    Ok(Sent {
+        reason: Reason::ToBackend,
+        exit,
+        backend: record,
+    })
+}
+
+/// Reverse direction of `nat`: backend to client, which shall see the service's address.
+#[inline(always)]
+fn to_client<V: Ip, F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    link: Link,
+    network: &Network,
+    ports: PortPair,
+    service: u32,
+    record: u32,
+) -> Result<Sent, Halt> {
+    let service = tables.service(service).ok_or(Reason::TableDefect)?;
+    if service.key.protocol != network.protocol {
+        return Err(Reason::NotOurs);
+    }
+    let query = RouteQuery {
+        source: service.key.address,
+        destination: network.destination,
+        protocol: network.protocol,
+        tos: network.tos,
+        length: network.length as u16,
+        ifindex: frame.ingress_ifindex(),
+    };
+    let route = tables.route(&query);
+    if route == Route::None {
+        return Err(Reason::NoRoute);
+    }
+    let old = Endpoint {
+        address: network.source,
+        port: ports.source,
+    };
+    let new = Endpoint {
+        address: service.key.address,
+        port: service.key.port,
+    };
+    translate::<V, F>(frame, link, network, End::Source, old, new)?;
+    let Route::Direct(next_hop) = route else {
+        return Err(Reason::ResolvingClient);
+    };
+    let exit = link::address(frame, link, &next_hop)?;
+    Ok(Sent {
+        reason: Reason::ToClient,
+        exit,
+        backend: record,
+    })
+}
+
+#[inline(always)]
+fn flow_hash(service: &Service, network: &Network, ports: PortPair) -> u32 {
+    let ports = if service.hash == HashPolicy::Source as u8 {
+        0
+    } else {
+        u32::from(ports.source) << 16 | u32::from(ports.destination)
+    };
+    hash::flow(service.seed, network.source, ports)
+}
+
+/// A packet whose ports could not be read.
+#[inline(always)]
+fn without_ports<F: Frame, T: Tables>(_frame: &F, tables: &T, network: &Network) -> Reason {
+    let reason = unserved(tables, network);
+    if reason as u32 != Reason::Unmatched as u32 {
+        reason
+    } else if network.fragment {
+        Reason::Fragment
+    } else if crate::ip::transport_checksum_offset(network.protocol).is_some() {
+        Reason::MalformedTransport
+    } else {
+        reason
+    }
+}
+
+/// A packet for no service: to one of the services' addresses, or none of our business.
+#[inline(always)]
+fn unserved<T: Tables>(tables: &T, network: &Network) -> Reason {
+    match index::find(tables, &Key::address_only(network.destination)) {
+        Some(Entry::Vip(record)) => match tables.service(record) {
+            Some(service) if service.key.address == network.destination => Reason::Unmatched,
+            _ => Reason::NotOurs,
+        },
+        _ => Reason::NotOurs,
+    }
+}

@@ -1,0 +1,36 @@
+//! The bytes of a packet, wherever they live.
+
+use crate::wire::Wire;
+
+/// A frame from its Ethernet header on.
+///
+/// The XDP program implements it over `xdp_md`, where every access is a bounds check against `data_end` that the
+/// verifier follows; [`host::SliceFrame`](crate::host::SliceFrame) implements it over a buffer.
+pub trait Frame {
+    /// The header of type `T` at `offset` bytes, if it lies wholly inside.
+    fn get<T: Wire>(&self, offset: usize) -> Option<&T>;
+
+    /// As [`get`](Self::get), to write.
+    fn get_mut<T: Wire>(&mut self, offset: usize) -> Option<&mut T>;
+
+    /// Length in bytes, all buffers of the frame together.
+    fn length(&self) -> usize;
+
+    /// Moves the start: positive `delta` cuts bytes off the head, negative adds room there. What was
+    /// learnt of offsets before is then off by `delta`. False if there is no such room; nothing has changed then.
+    #[must_use]
+    fn adjust_head(&mut self, delta: i32) -> bool;
+
+    /// Interface that it arrived on.
+    fn ingress_ifindex(&self) -> u32;
+}
+
+/// The header at `offset` of a byte slice.
+pub fn view<T: Wire>(bytes: &[u8], offset: usize) -> Option<&T> {
+    Some(T::ref_from_prefix(bytes.get(offset..)?).ok()?.0)
+}
+
+/// As [`view`], to write.
+pub fn view_mut<T: Wire>(bytes: &mut [u8], offset: usize) -> Option<&mut T> {
+    Some(T::mut_from_prefix(bytes.get_mut(offset..)?).ok()?.0)
+}

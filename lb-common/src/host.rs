@@ -1,0 +1,145 @@
+//! Frames and tables in ordinary memory, so that the host runs the kernel's code.
+
+use std::{boxed::Box, cell::RefCell, collections::BTreeMap, vec, vec::Vec};
+
+use crate::{
+    address::Address,
+    frame::{Frame, view, view_mut},
+    reason::Reason,
+    tables::{Backend, Counter, Route, RouteQuery, Service, Tables},
+    wire::Wire,
+};
+
+/// Room before a frame, as an XDP driver leaves it.
+const HEADROOM: usize = 256;
+
+/// A frame in a buffer with headroom.
+#[derive(Clone, Debug)]
+pub struct SliceFrame {
+    buffer: Vec<u8>,
+    start: usize,
+    ifindex: u32,
+}
+
+impl SliceFrame {
+    pub fn new(bytes: &[u8], ifindex: u32) -> Self {
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend_from_slice(bytes);
+        Self {
+            buffer,
+            start: HEADROOM,
+            ifindex,
+        }
+    }
+
+    /// The frame as it stands.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+}
+
+impl Frame for SliceFrame {
+    fn get<T: Wire>(&self, offset: usize) -> Option<&T> {
+        view(self.bytes(), offset)
+    }
+
+    fn get_mut<T: Wire>(&mut self, offset: usize) -> Option<&mut T> {
+        view_mut(self.buffer.get_mut(self.start..)?, offset)
+    }
+
+    fn length(&self) -> usize {
+        self.bytes().len()
+    }
+
+    fn adjust_head(&mut self, delta: i32) -> bool {
+        // The kernel insists on an Ethernet header's worth of data.
+        match self.start.checked_add_signed(delta as isize) {
+            Some(start) if start + 14 <= self.buffer.len() => {
+                self.start = start;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.ifindex
+    }
+}
+
+/// Tables on the heap. Fields are open: tests write them as the daemon writes the mapped ones.
+#[derive(Debug, Default)]
+pub struct HeapTables {
+    pub index_seed: u64,
+    pub cells: Vec<u64>,
+    pub services: Vec<Service>,
+    pub slots: Vec<u32>,
+    pub backends: Box<[Backend]>,
+    pub routes: BTreeMap<[u8; 16], Route>,
+    /// Backend record → what was counted.
+    pub backend_counters: RefCell<BTreeMap<u32, Counter>>,
+    /// By the reason's number.
+    pub reason_counters: RefCell<BTreeMap<u32, Counter>>,
+}
+
+impl HeapTables {
+    /// Packets counted for `reason`.
+    pub fn counted(&self, reason: Reason) -> u64 {
+        self.reason_counters
+            .borrow()
+            .get(&(reason as u32))
+            .map_or(0, |counter| counter.packets)
+    }
+
+    /// Sets the route to an address.
+    pub fn set_route(&mut self, destination: Address, route: Route) {
+        self.routes.insert(destination.to_v6(), route);
+    }
+}
+
+impl Tables for HeapTables {
+    fn index_seed(&self) -> u64 {
+        self.index_seed
+    }
+
+    fn index_mask(&self) -> u32 {
+        (self.cells.len() as u32).wrapping_sub(1)
+    }
+
+    fn cell(&self, position: u32) -> u64 {
+        self.cells.get(position as usize).copied().unwrap_or(0)
+    }
+
+    fn service(&self, record: u32) -> Option<&Service> {
+        self.services.get(record as usize)
+    }
+
+    fn slot(&self, position: u32) -> Option<u32> {
+        self.slots.get(position as usize).copied()
+    }
+
+    fn backend(&self, record: u32) -> Option<&Backend> {
+        self.backends.get(record as usize)
+    }
+
+    fn route(&self, query: &RouteQuery) -> Route {
+        self.routes
+            .get(&query.destination.to_v6())
+            .copied()
+            .unwrap_or(Route::None)
+    }
+
+    fn count_backend(&self, record: u32, bytes: u32) {
+        add(&mut self.backend_counters.borrow_mut(), record, bytes);
+    }
+
+    fn count(&self, reason: Reason, bytes: u32) {
+        add(&mut self.reason_counters.borrow_mut(), reason as u32, bytes);
+    }
+}
+
+fn add(counters: &mut BTreeMap<u32, Counter>, key: u32, bytes: u32) {
+    let counter = counters.entry(key).or_default();
+    counter.packets += 1;
+    counter.bytes += u64::from(bytes);
+}

@@ -1,0 +1,194 @@
+//! What differs between IPv4 and IPv6, so that everything else is written once.
+
+use crate::{
+    address::Address,
+    checksum::Difference,
+    frame::Frame,
+    parse::{Network, Problem},
+    wire::{self, Ipv4, Ipv6, Ipv6Extension, Wire},
+};
+
+/// Extension headers that are followed before a packet is left to the host's stack.
+const MAX_EXTENSIONS: usize = 4;
+
+const NEXT_HOP_BY_HOP: u8 = 0;
+const NEXT_ROUTING: u8 = 43;
+const NEXT_FRAGMENT: u8 = 44;
+const NEXT_AUTHENTICATION: u8 = 51;
+const NEXT_DESTINATION: u8 = 60;
+
+/// A version of IP.
+pub trait Ip: Copy {
+    type Header: Wire;
+
+    /// Reads the header at `offset`; nothing past it has been looked at when it fails.
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Network, Problem>;
+
+    /// Writes source or destination address and keeps the header's own checksum right.
+    fn set_address(header: &mut Self::Header, end: End, old: Address, new: Address);
+
+    /// TTL or hop limit.
+    fn hops(header: &Self::Header) -> u8;
+
+    /// One hop less. Only for a packet that has more than one left.
+    fn decrement_hops(header: &mut Self::Header);
+}
+
+/// Which end of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Source,
+    Destination,
+}
+
+#[derive(Clone, Copy)]
+pub struct V4;
+
+#[derive(Clone, Copy)]
+pub struct V6;
+
+impl Ip for V4 {
+    type Header = Ipv4;
+
+    #[inline(always)]
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Network, Problem> {
+        let header = frame.get::<Ipv4>(offset).ok_or(Problem::MalformedIp)?;
+        let header_length = header.header_length();
+        let total = header.total_length.get() as usize;
+        if header.version_ihl >> 4 != 4
+            || header_length < size_of::<Ipv4>()
+            || total < header_length
+            || offset + total > frame.length()
+        {
+            return Err(Problem::MalformedIp);
+        }
+        Ok(Network {
+            source: Address::from_v4(header.source),
+            destination: Address::from_v4(header.destination),
+            protocol: header.protocol,
+            tos: header.tos,
+            fragment: header.is_fragment(),
+            transport: offset + header_length,
+            length: total,
+            payload: total - header_length,
+        })
+    }
+
+    #[inline(always)]
+    fn set_address(header: &mut Ipv4, end: End, old: Address, new: Address) {
+        match end {
+            End::Source => header.source = new.to_v4(),
+            End::Destination => header.destination = new.to_v4(),
+        }
+        header.checksum = Difference::default()
+            .address(old, new)
+            .apply(header.checksum);
+    }
+
+    #[inline(always)]
+    fn hops(header: &Ipv4) -> u8 {
+        header.ttl
+    }
+
+    #[inline(always)]
+    fn decrement_hops(header: &mut Ipv4) {
+        let old = [header.ttl, header.protocol];
+        header.ttl = header.ttl.wrapping_sub(1);
+        header.checksum = Difference::default()
+            .field(old, [header.ttl, header.protocol])
+            .apply(header.checksum);
+    }
+}
+
+impl Ip for V6 {
+    type Header = Ipv6;
+
+    #[inline(always)]
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Network, Problem> {
+        let header = frame.get::<Ipv6>(offset).ok_or(Problem::MalformedIp)?;
+        let version_class_flow = header.version_class_flow.get();
+        let payload = header.payload_length.get() as usize;
+        let length = size_of::<Ipv6>() + payload;
+        if version_class_flow >> 28 != 6 || offset + length > frame.length() {
+            return Err(Problem::MalformedIp);
+        }
+        let mut network = Network {
+            source: Address::from_v6(&header.source),
+            destination: Address::from_v6(&header.destination),
+            protocol: header.next_header,
+            tos: (version_class_flow >> 20) as u8,
+            fragment: false,
+            transport: offset + size_of::<Ipv6>(),
+            length,
+            payload,
+        };
+        if !is_extension(network.protocol) {
+            return Ok(network);
+        }
+        for _ in 0..MAX_EXTENSIONS {
+            let extension = frame
+                .get::<Ipv6Extension>(network.transport)
+                .ok_or(Problem::ExtensionHeaders)?;
+            let size = match network.protocol {
+                NEXT_FRAGMENT => {
+                    // RFC 8200 §4.5: offset and "more" in bytes 2..4; both zero is a packet in one piece (RFC 6946).
+                    let at = network.transport + 2;
+                    let field = frame
+                        .get::<zerocopy::network_endian::U16>(at)
+                        .ok_or(Problem::ExtensionHeaders)?;
+                    network.fragment = field.get() & 0xfff9 != 0;
+                    8
+                }
+                // RFC 4302 §2.2: in units of 4 bytes, minus 2.
+                NEXT_AUTHENTICATION => (extension.length as usize + 2) << 2,
+                _ => (extension.length as usize + 1) << 3,
+            };
+            if size > network.payload {
+                return Err(Problem::ExtensionHeaders);
+            }
+            network.protocol = extension.next_header;
+            network.transport += size;
+            network.payload -= size;
+            if network.fragment || !is_extension(network.protocol) {
+                return Ok(network);
+            }
+        }
+        Err(Problem::ExtensionHeaders)
+    }
+
+    #[inline(always)]
+    fn set_address(header: &mut Ipv6, end: End, _old: Address, new: Address) {
+        match end {
+            End::Source => header.source = new.to_v6(),
+            End::Destination => header.destination = new.to_v6(),
+        }
+    }
+
+    #[inline(always)]
+    fn hops(header: &Ipv6) -> u8 {
+        header.hop_limit
+    }
+
+    #[inline(always)]
+    fn decrement_hops(header: &mut Ipv6) {
+        header.hop_limit = header.hop_limit.wrapping_sub(1);
+    }
+}
+
+#[inline(always)]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_FRAGMENT | NEXT_AUTHENTICATION | NEXT_DESTINATION
+    )
+}
+
+/// The checksum field of a transport protocol, in bytes from the start of its header.
+#[inline(always)]
+pub const fn transport_checksum_offset(protocol: u8) -> Option<usize> {
+    match protocol {
+        wire::PROTOCOL_TCP => Some(16),
+        wire::PROTOCOL_UDP => Some(6),
+        _ => None,
+    }
+}

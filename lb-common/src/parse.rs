@@ -1,0 +1,108 @@
+//! What a packet is: tags, addresses, protocol, ports, where each header stands.
+
+use crate::{
+    address::Address,
+    frame::Frame,
+    reason::Reason,
+    wire::{
+        ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, PROTOCOL_TCP, PROTOCOL_UDP, Ports, Tcp, Udp,
+        VlanTag,
+    },
+};
+
+/// VLAN tags that are looked behind.
+pub const MAX_TAGS: usize = 2;
+
+/// The link layer of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Ethertype behind all tags.
+    pub ethertype: u16,
+    /// VLAN tags found, 0 to [`MAX_TAGS`].
+    pub tags: usize,
+}
+
+impl Link {
+    /// Where the network header stands, in bytes.
+    #[inline(always)]
+    pub const fn length(&self) -> usize {
+        size_of::<Ethernet>() + self.tags * size_of::<VlanTag>()
+    }
+}
+
+/// The network layer of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    pub source: Address,
+    pub destination: Address,
+    /// What follows, extension headers skipped.
+    pub protocol: u8,
+    /// Type of service or traffic class.
+    pub tos: u8,
+    /// A part of a packet; ports may not be there.
+    pub fragment: bool,
+    /// Where the transport header stands in the frame, in bytes.
+    pub transport: usize,
+    /// IP packet in bytes, header included.
+    pub length: usize,
+    /// Bytes from the transport header to the end of the packet.
+    pub payload: usize,
+}
+
+/// Why a network header was not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    MalformedIp,
+    ExtensionHeaders,
+}
+
+impl From<Problem> for Reason {
+    #[inline(always)]
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::MalformedIp => Self::MalformedIp,
+            Problem::ExtensionHeaders => Self::ExtensionHeaders,
+        }
+    }
+}
+
+/// Source and destination port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortPair {
+    pub source: u16,
+    pub destination: u16,
+}
+
+/// Reads the Ethernet header and its tags; `None` if the frame ends before.
+#[inline(always)]
+pub fn link<F: Frame>(frame: &F) -> Option<Link> {
+    let mut ethertype = frame.get::<Ethernet>(0)?.ethertype.get();
+    let mut tags = 0;
+    while tags < MAX_TAGS && matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_QINQ) {
+        ethertype = frame
+            .get::<VlanTag>(size_of::<Ethernet>() + tags * size_of::<VlanTag>())?
+            .ethertype
+            .get();
+        tags += 1;
+    }
+    Some(Link { ethertype, tags })
+}
+
+/// Reads the ports of a protocol that has them; `None` for another protocol, or if its header does not fit
+/// into the packet.
+#[inline(always)]
+pub fn ports<F: Frame>(frame: &F, network: &Network) -> Option<PortPair> {
+    let minimum = match network.protocol {
+        PROTOCOL_TCP => size_of::<Tcp>(),
+        PROTOCOL_UDP => size_of::<Udp>(),
+        _ => return None,
+    };
+    if network.payload < minimum {
+        return None;
+    }
+    let ports = frame.get::<Ports>(network.transport)?;
+    Some(PortPair {
+        source: ports.source.get(),
+        destination: ports.destination.get(),
+    })
+}

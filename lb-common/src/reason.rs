@@ -1,0 +1,95 @@
+//! Why a packet left the packet path where it did: the one list behind counters, metric labels and docs.
+
+/// What happens to the packet of a [`Reason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It went on to a backend or client.
+    Forwarded,
+    /// The host's own network stack gets it.
+    Passed,
+    /// It ends here.
+    Dropped,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal, $class:ident;)+) => {
+        /// Every way out of the packet path. The discriminant is the counter's slot.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Reason { $($(#[doc = $doc])+ $name),+ }
+
+        impl Reason {
+            /// All of them, in the order of their counters.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The metric label.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label),+ }
+            }
+
+            pub const fn class(self) -> Class {
+                match self { $(Self::$name => Class::$class),+ }
+            }
+
+            /// One line for the operator.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+)),+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Sent to a backend of its service.
+    ToBackend = "to_backend", Forwarded;
+    /// A backend's reply, sent to the client with the service's address.
+    ToClient = "to_client", Forwarded;
+    /// Not for a service: neither its destination nor its source is one of ours.
+    NotOurs = "not_ours", Passed;
+    /// To an address of a service, but to no port that is served: the host answers.
+    Unmatched = "unmatched", Passed;
+    /// Neither IPv4 nor IPv6: ARP, LLDP, spanning tree and the like.
+    NotIp = "not_ip", Passed;
+    /// The IP header is cut off, contradicts the frame's length or has a wrong version.
+    MalformedIp = "malformed_ip", Passed;
+    /// More IPv6 extension headers than are looked at, or one that is cut off.
+    ExtensionHeaders = "extension_headers", Passed;
+    /// A backend's reply to a client whose link-layer address is not known yet: the host finds it and sends the packet.
+    ResolvingClient = "resolving_client", Passed;
+    /// The transport header of a packet to a service is cut off or contradicts the packet's length.
+    MalformedTransport = "malformed_transport", Dropped;
+    /// A fragment to a service: its ports are not known.
+    Fragment = "fragment", Dropped;
+    /// The service has no backend that is up.
+    NoBackend = "no_backend", Dropped;
+    /// The backend's link-layer address is not known: it or its gateway does not answer ARP or neighbour discovery.
+    NoNextHop = "no_next_hop", Dropped;
+    /// No route to the client of a backend's reply.
+    NoRoute = "no_route", Dropped;
+    /// TTL or hop limit ran out on the way through the balancer.
+    TtlExpired = "ttl_expired", Dropped;
+    /// No room before the packet for a header that had to be added.
+    NoHeadroom = "no_headroom", Dropped;
+    /// A table entry names one that does not exist: a defect, or maps of another version.
+    TableDefect = "table_defect", Dropped;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_unique_and_slots_are_dense() {
+        for (slot, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, slot);
+            assert!(!reason.explanation().is_empty());
+            assert_eq!(
+                Reason::ALL
+                    .iter()
+                    .filter(|other| other.label() == reason.label())
+                    .count(),
+                1
+            );
+        }
+    }
+}

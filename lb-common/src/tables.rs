@@ -1,0 +1,277 @@
+//! The records that user space writes and the packet path reads.
+//!
+//! All of them live in memory-mapped BPF arrays. A published record does not change, except for the fields that
+//! are named so; see `docs/architecture.md` for the order of writes.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{address::Address, reason::Reason, wire::Mac};
+
+/// Constants of one load of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Settings {
+    /// Seed of the hash of the index.
+    pub index_seed: u64,
+    /// Cells in the index minus one; the cells are a power of two.
+    pub index_mask: u32,
+    /// Backend records, and so counters of one CPU.
+    pub backends: u32,
+}
+
+impl Settings {
+    /// What the object file holds before user space sets it.
+    pub const DEFAULT: Self = Self {
+        index_seed: 0,
+        index_mask: 0,
+        backends: 1,
+    };
+
+    /// Reason counters of one CPU; room for reasons to come, so that the maps stay.
+    pub const REASONS: u32 = 64;
+}
+
+/// Names the meaning of all tables together. Maps of another version are not adopted.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// A backend's number within its service that means "none". Numbers start at 1.
+pub const NO_BACKEND: u16 = 0;
+
+/// How packets of a service are sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mode {
+    /// New destination MAC only; the backend has the VIP itself and answers directly.
+    L2Dsr = 1,
+    /// New destination address and port; replies come back through the balancer.
+    Nat = 2,
+}
+
+impl Mode {
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::L2Dsr),
+            2 => Some(Self::Nat),
+            _ => None,
+        }
+    }
+}
+
+/// What of a packet selects its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum HashPolicy {
+    /// Addresses and ports: every connection on its own.
+    L3L4 = 0,
+    /// Source address only: a client stays with its backend, whatever the port.
+    Source = 1,
+}
+
+/// What a service is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Key {
+    pub address: Address,
+    pub port: u16,
+    pub protocol: u8,
+    pub reserved: [u8; 5],
+}
+
+impl Key {
+    #[inline(always)]
+    pub const fn new(address: Address, protocol: u8, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            protocol,
+            reserved: [0; 5],
+        }
+    }
+
+    /// The key of an address as such.
+    #[inline(always)]
+    pub const fn address_only(address: Address) -> Self {
+        Self::new(address, 0, 0)
+    }
+}
+
+/// A service, one cache line. A service that changes gets a new record.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Service {
+    pub key: Key,
+    /// Seed of the flow hash; the same on both nodes.
+    pub seed: u64,
+    /// First slot in the slot table.
+    pub slot_base: u32,
+    /// Number of slots; a prime.
+    pub slot_count: u32,
+    /// Record of backend number 0, which is never used: number `n` stands at `backend_base + n`.
+    pub backend_base: u32,
+    /// Backends' numbers are below or equal to this.
+    pub backend_count: u32,
+    /// A [`Mode`].
+    pub mode: u8,
+    /// A [`HashPolicy`].
+    pub hash: u8,
+    pub reserved: [u8; 14],
+}
+
+/// Where a packet for an address has to go on the link.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct NextHop {
+    /// Interface on which it leaves; 0: not resolved.
+    pub ifindex: u32,
+    pub destination: Mac,
+    pub source: Mac,
+    /// VLAN id; 0: untagged.
+    pub vlan: u16,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+}
+
+/// A backend of one service, one cache line.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Backend {
+    pub address: Address,
+    /// Two copies; [`BackendState::next_hop`] says which one is valid. The writer fills the other one first.
+    pub next_hops: [NextHop; 2],
+    /// A packed [`BackendState`]: all that changes while the record is in use changes in one store.
+    pub state: u64,
+}
+
+/// The part of a [`Backend`] that changes while packets use it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendState {
+    /// Record of the service, for replies.
+    pub service: u32,
+    pub port: u16,
+    /// Which copy of the next hop is valid: 0 or 1.
+    pub next_hop: u8,
+    /// Whether the backend was up: for the next daemon, which adopts the tables.
+    pub up: bool,
+}
+
+impl BackendState {
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            service: word as u32,
+            port: (word >> 32) as u16,
+            next_hop: (word >> 48) as u8 & 1,
+            up: word >> 56 != 0,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.service as u64
+            | (self.port as u64) << 32
+            | (self.next_hop as u64 & 1) << 48
+            | (self.up as u64) << 56
+    }
+}
+
+impl Backend {
+    #[inline(always)]
+    pub const fn state(&self) -> BackendState {
+        BackendState::unpack(self.state)
+    }
+
+    /// The next hop that `state` says is valid.
+    #[inline(always)]
+    pub const fn next_hop(&self, state: BackendState) -> &NextHop {
+        let [first, second] = &self.next_hops;
+        if state.next_hop == 0 { first } else { second }
+    }
+}
+
+/// Packets and bytes, counted by one CPU.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// A slot: who owns this part of the hash space, and who owned it in the last settled epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub current: u16,
+    pub previous: u16,
+}
+
+impl Slot {
+    #[inline(always)]
+    pub const fn unpack(word: u32) -> Self {
+        Self {
+            current: word as u16,
+            previous: (word >> 16) as u16,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn pack(self) -> u32 {
+        self.current as u32 | (self.previous as u32) << 16
+    }
+
+    /// A slot whose owner is not in change.
+    pub const fn settled(owner: u16) -> Self {
+        Self {
+            current: owner,
+            previous: owner,
+        }
+    }
+}
+
+/// Answer to "which way to this address".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Direct(NextHop),
+    /// There is a way, but the link-layer address is not known; the host's stack will find it.
+    Unresolved,
+    None,
+}
+
+/// What is asked of the host's routing.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteQuery {
+    pub source: Address,
+    pub destination: Address,
+    pub protocol: u8,
+    pub tos: u8,
+    /// IP packet length in bytes.
+    pub length: u16,
+    pub ifindex: u32,
+}
+
+/// What the packet path may look at and count.
+pub trait Tables {
+    /// Seed of the hash of the index.
+    fn index_seed(&self) -> u64;
+    /// Number of cells in the index minus one; cells are a power of two.
+    fn index_mask(&self) -> u32;
+    /// A cell of the index; 0 if there is no such cell.
+    fn cell(&self, position: u32) -> u64;
+    fn service(&self, record: u32) -> Option<&Service>;
+    /// A packed [`Slot`].
+    fn slot(&self, position: u32) -> Option<u32>;
+    fn backend(&self, record: u32) -> Option<&Backend>;
+    /// The host's route to an address.
+    fn route(&self, query: &RouteQuery) -> Route;
+    /// Counts a packet of `bytes` for a backend.
+    fn count_backend(&self, record: u32, bytes: u32);
+    /// Counts a way out of the packet path.
+    fn count(&self, reason: Reason, bytes: u32);
+}
+
+const _: () = assert!(size_of::<Service>() == 64);
+const _: () = assert!(Reason::ALL.len() <= Settings::REASONS as usize);
+const _: () = assert!(size_of::<Backend>() == 64);

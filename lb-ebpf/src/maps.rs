@@ -1,0 +1,186 @@
+//! The tables as BPF maps. User space sets their sizes when it loads the program.
+
+use aya_ebpf::{
+    Global,
+    bindings::{
+        BPF_F_MMAPABLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+    },
+    btf_maps::Array,
+    helpers::{bpf_fib_lookup as fib_lookup, bpf_get_smp_processor_id},
+    macros::btf_map,
+    programs::XdpContext,
+};
+use lb_common::{
+    reason::Reason,
+    tables::{Backend, Counter, NextHop, Route, RouteQuery, Service, Settings, Tables},
+};
+
+/// Mapped into the daemon, which writes and reads them as memory.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
+
+/// Constants of this load: the verifier sees their values and prunes what they make unreachable.
+#[unsafe(no_mangle)]
+static SETTINGS: Global<Settings> = Global::new(Settings::DEFAULT);
+
+#[btf_map]
+static INDEX: Array<u64, 1, MAPPED> = Array::new();
+#[btf_map]
+static SERVICES: Array<Service, 1, MAPPED> = Array::new();
+/// Two slots in an element: arrays have a stride of 8 bytes.
+#[btf_map]
+static SLOTS: Array<u64, 1, MAPPED> = Array::new();
+#[btf_map]
+static BACKENDS: Array<Backend, 1, MAPPED> = Array::new();
+/// One block of `Settings::backends` counters per CPU.
+#[btf_map]
+static BACKEND_COUNTERS: Array<Counter, 1, MAPPED> = Array::new();
+/// One block of `Settings::REASONS` counters per CPU.
+#[btf_map]
+static REASON_COUNTERS: Array<Counter, 1, MAPPED> = Array::new();
+
+/// The tables during one run of the program.
+pub struct MapTables<'a> {
+    context: &'a XdpContext,
+    settings: Settings,
+}
+
+impl<'a> MapTables<'a> {
+    #[inline(always)]
+    pub fn new(context: &'a XdpContext) -> Self {
+        Self {
+            context,
+            settings: SETTINGS.load(),
+        }
+    }
+}
+
+impl Tables for MapTables<'_> {
+    #[inline(always)]
+    fn index_seed(&self) -> u64 {
+        self.settings.index_seed
+    }
+
+    #[inline(always)]
+    fn index_mask(&self) -> u32 {
+        self.settings.index_mask
+    }
+
+    #[inline(always)]
+    fn cell(&self, position: u32) -> u64 {
+        // SAFETY: an aligned word of the map; volatile because user space replaces it at any time, whole.
+        INDEX
+            .get_ptr(position)
+            .map_or(0, |cell| unsafe { cell.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn service(&self, record: u32) -> Option<&Service> {
+        SERVICES.get(record)
+    }
+
+    #[inline(always)]
+    fn slot(&self, position: u32) -> Option<u32> {
+        // SAFETY: an aligned word of the map; volatile because user space writes slots at any time, each whole.
+        let pair = unsafe { SLOTS.get_ptr(position >> 1)?.read_volatile() };
+        Some((pair >> ((position & 1) << 5)) as u32)
+    }
+
+    #[inline(always)]
+    fn backend(&self, record: u32) -> Option<&Backend> {
+        BACKENDS.get(record)
+    }
+
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery) -> Route {
+        look_up_route(self.context, query)
+    }
+
+    #[inline(always)]
+    fn count_backend(&self, record: u32, bytes: u32) {
+        let row = cpu() * self.settings.backends;
+        if record < self.settings.backends {
+            add(BACKEND_COUNTERS.get_ptr_mut(row + record), bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason, bytes: u32) {
+        add(
+            REASON_COUNTERS.get_ptr_mut(cpu() * Settings::REASONS + reason as u32),
+            bytes,
+        );
+    }
+}
+
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+#[inline(always)]
+fn add(counter: Option<*mut Counter>, bytes: u32) {
+    if let Some(counter) = counter {
+        // SAFETY: an element of the map, written only by this CPU: XDP programs do not preempt one another.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+}
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Asks the kernel's routing and neighbour tables. Its own function: the 64-byte query has its own stack frame.
+#[inline(never)]
+fn look_up_route(context: &XdpContext, query: &RouteQuery) -> Route {
+    // SAFETY: a plain C struct of integers; all zeros is a value.
+    let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    fib.l4_protocol = query.protocol;
+    fib.ifindex = query.ifindex;
+    fib.__bindgen_anon_1.tot_len = query.length;
+    if query.destination.is_v4() {
+        fib.family = AF_INET;
+        fib.__bindgen_anon_2.tos = query.tos;
+        fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(query.source.to_v4());
+        fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(query.destination.to_v4());
+    } else {
+        fib.family = AF_INET6;
+        fib.__bindgen_anon_3.ipv6_src = words(query.source.to_v6());
+        fib.__bindgen_anon_4.ipv6_dst = words(query.destination.to_v6());
+    }
+    // SAFETY: `fib` is as long as said, and the context is the program's own.
+    let result = unsafe {
+        fib_lookup(
+            context.ctx.cast(),
+            &raw mut fib,
+            size_of::<bpf_fib_lookup>() as i32,
+            0,
+        )
+    };
+    if result == BPF_FIB_LKUP_RET_SUCCESS as i64 {
+        Route::Direct(NextHop {
+            ifindex: fib.ifindex,
+            destination: fib.dmac,
+            source: fib.smac,
+            vlan: 0,
+            mtu: 0,
+        })
+    } else if result == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
+        Route::Unresolved
+    } else {
+        Route::None
+    }
+}
+
+#[inline(always)]
+fn words(octets: [u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
