@@ -70,7 +70,6 @@ impl Frame for SliceFrame {
 /// Tables on the heap. Fields are open: tests write them as the daemon writes the mapped ones.
 #[derive(Debug, Default)]
 pub struct HeapTables {
-    pub index_seed: u64,
     pub cells: Vec<u64>,
     pub services: Vec<Service>,
     pub slots: Vec<u32>,
@@ -98,10 +97,6 @@ impl HeapTables {
 }
 
 impl Tables for HeapTables {
-    fn index_seed(&self) -> u64 {
-        self.index_seed
-    }
-
     fn index_mask(&self) -> u32 {
         (self.cells.len() as u32).wrapping_sub(1)
     }

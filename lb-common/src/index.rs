@@ -11,6 +11,15 @@ use crate::{
 /// Cells that a lookup looks at, at most.
 pub const PROBES: u32 = 8;
 
+/// Keys come from the configuration, not from strangers, so this seed need not be secret.
+const SEED: u64 = 0x6675_7461_676f_0001;
+
+/// Hash of a key: the tag in the upper half, the position to start at in the lower.
+#[inline(always)]
+pub const fn hash(key: &Key) -> u64 {
+    hash::key(SEED, key.address, key.protocol, key.port)
+}
+
 /// What a cell names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -53,7 +62,7 @@ impl Entry {
     }
 }
 
-/// Where the search for a key begins; the tag is in the upper half of the hash, the position in the lower.
+/// Where the search for a key begins.
 #[inline(always)]
 pub const fn start(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
@@ -62,7 +71,7 @@ pub const fn start(hash: u64, mask: u32) -> u32 {
 /// Finds a key. The tag has 32 bits: the caller compares the record's key.
 #[inline(always)]
 pub fn find<T: Tables>(tables: &T, key: &Key) -> Option<Entry> {
-    let hash = hash::key(tables.index_seed(), key.address, key.protocol, key.port);
+    let hash = hash(key);
     let mask = tables.index_mask();
     let mut position = start(hash, mask);
     for _ in 0..PROBES {

@@ -11,8 +11,6 @@ use crate::{address::Address, reason::Reason, wire::Mac};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Settings {
-    /// Seed of the hash of the index.
-    pub index_seed: u64,
     /// Cells in the index minus one; the cells are a power of two.
     pub index_mask: u32,
     /// Backend records, and so counters of one CPU.
@@ -22,7 +20,6 @@ pub struct Settings {
 impl Settings {
     /// What the object file holds before user space sets it.
     pub const DEFAULT: Self = Self {
-        index_seed: 0,
         index_mask: 0,
         backends: 1,
     };
@@ -254,8 +251,6 @@ pub struct RouteQuery {
 
 /// What the packet path may look at and count.
 pub trait Tables {
-    /// Seed of the hash of the index.
-    fn index_seed(&self) -> u64;
     /// Number of cells in the index minus one; cells are a power of two.
     fn index_mask(&self) -> u32;
     /// A cell of the index; 0 if there is no such cell.

@@ -56,11 +56,6 @@ impl<'a> MapTables<'a> {
 
 impl Tables for MapTables<'_> {
     #[inline(always)]
-    fn index_seed(&self) -> u64 {
-        self.settings.index_seed
-    }
-
-    #[inline(always)]
     fn index_mask(&self) -> u32 {
         self.settings.index_mask
     }
