@@ -94,7 +94,7 @@ impl Key {
 }
 
 /// A service, one cache line. A service that changes gets a new record.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Service {
     pub key: Key,

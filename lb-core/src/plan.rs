@@ -1,3 +1,12 @@
 //! From "what should be forwarded" to an ordered list of table writes.
+//!
+//! The [`Layout`] knows what the tables hold and where there is room. It is asked for one service at a time and answers
+//! with writes whose order lets a packet see the old service or the new one, never a mixture.
 
+mod index;
+mod layout;
+mod ranges;
 pub mod write;
+
+pub use layout::{Layout, PlanError, Wanted, WantedBackend};
+pub use write::{Capacity, Write};
