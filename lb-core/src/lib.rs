@@ -3,4 +3,8 @@
 //! the caller's.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod health;
+pub mod maglev;
+mod mix;
 pub mod model;
