@@ -211,7 +211,7 @@ fn to_client<V: Ip, F: Frame, T: Tables>(
 
 #[inline(always)]
 fn flow_hash(service: &Service, network: &Network, ports: PortPair) -> u32 {
-    let ports = if service.hash == HashPolicy::Source as u8 {
+    let ports = if service.hash == HashPolicy::L3 as u8 {
         0
     } else {
         u32::from(ports.source) << 16 | u32::from(ports.destination)

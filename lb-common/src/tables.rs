@@ -61,8 +61,8 @@ impl Mode {
 pub enum HashPolicy {
     /// Addresses and ports: every connection on its own.
     L3L4 = 0,
-    /// Source address only: a client stays with its backend, whatever the port.
-    Source = 1,
+    /// Addresses only: a client stays with its backend, whatever the port.
+    L3 = 1,
 }
 
 /// What a service is found by.

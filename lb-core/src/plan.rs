@@ -6,6 +6,8 @@
 mod index;
 mod layout;
 mod ranges;
+#[cfg(test)]
+mod tests;
 pub mod write;
 
 pub use layout::{Layout, PlanError, Wanted, WantedBackend};

@@ -20,7 +20,9 @@ pub struct Full;
 impl Index {
     /// An index of `cells` empty cells; a power of two.
     pub fn new(cells: u32) -> Self {
-        Self { cells: vec![0; cells as usize] }
+        Self {
+            cells: vec![0; cells as usize],
+        }
     }
 
     /// An index that holds what was read from the mapped one.
@@ -38,20 +40,29 @@ impl Index {
         let hash = hash(key);
         let position = match self.position(hash) {
             Some(position) => position,
-            None => self.probes(hash).find(|&at| matches!(self.cells[at], 0 | REMOVED)).ok_or(Full)?,
+            None => self
+                .probes(hash)
+                .find(|&at| matches!(self.cells[at], 0 | REMOVED))
+                .ok_or(Full)?,
         };
         let value = entry.cell(hash);
         if self.cells[position] == value {
             return Ok(None);
         }
         self.cells[position] = value;
-        Ok(Some(Write::Cell { position: position as u32, value }))
+        Ok(Some(Write::Cell {
+            position: position as u32,
+            value,
+        }))
     }
 
     /// Whether [`set`](Self::set) would find room.
     pub fn has_room(&self, key: &Key) -> bool {
         let hash = hash(key);
-        self.position(hash).is_some() || self.probes(hash).any(|at| matches!(self.cells[at], 0 | REMOVED))
+        self.position(hash).is_some()
+            || self
+                .probes(hash)
+                .any(|at| matches!(self.cells[at], 0 | REMOVED))
     }
 
     /// Removes a key. Lookups go on past a removed cell, unless nothing follows it.
@@ -60,7 +71,10 @@ impl Index {
         let next = (position + 1) & (self.cells.len() - 1);
         let value = if self.cells[next] == 0 { 0 } else { REMOVED };
         self.cells[position] = value;
-        Some(Write::Cell { position: position as u32, value })
+        Some(Write::Cell {
+            position: position as u32,
+            value,
+        })
     }
 
     fn position(&self, hash: u64) -> Option<usize> {

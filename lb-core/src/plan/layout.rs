@@ -7,7 +7,6 @@ use std::{
 
 use lb_common::{
     address::Address,
-    hash,
     index::Entry,
     tables::{Backend, BackendState, HashPolicy, Key, Mode, NextHop, Service, Slot, Tables},
 };
@@ -17,7 +16,7 @@ use super::{
     ranges::{Range, Ranges},
     write::{Capacity, Write},
 };
-use crate::maglev;
+use crate::{maglev, model::BackendKey};
 
 /// How long an entry that was replaced is left alone. A packet that found it needs microseconds; this is for one whose virtual
 /// CPU was taken away in the middle.
@@ -51,8 +50,15 @@ pub struct WantedBackend {
 /// Why a service cannot be placed. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    #[error("no room for {needed} more {what}: {available} are free (dataplane.{setting} sets the size; it takes effect when Futago is started anew)")]
-    Full { what: &'static str, setting: &'static str, needed: u32, available: u32 },
+    #[error(
+        "no room for {needed} more {what}: {available} are free (dataplane.{setting} sets the size; it takes effect when Futago is started anew)"
+    )]
+    Full {
+        what: &'static str,
+        setting: &'static str,
+        needed: u32,
+        available: u32,
+    },
     #[error("the index has no place for a key within reach; raise dataplane.max_services")]
     Index,
     #[error("a service has more than {} backends", u16::MAX)]
@@ -101,8 +107,15 @@ struct PlacedBackend {
 /// Entries that nothing names any more.
 #[derive(Clone, Debug)]
 enum Retired {
-    Service { record: u32, slots: Option<Range>, backends: Option<Range> },
-    Number { key: KeyOrder, number: u16 },
+    Service {
+        record: u32,
+        slots: Option<Range>,
+        backends: Option<Range>,
+    },
+    Number {
+        key: KeyOrder,
+        number: u16,
+    },
 }
 
 /// A key in an order of its own: [`Key`] is a wire-like record.
@@ -130,8 +143,16 @@ impl Layout {
 
     /// Tables that an earlier daemon has left, as they are read back. Entries that contradict one another are taken for free.
     pub fn adopt<T: Tables>(capacity: Capacity, tables: &T) -> Self {
-        let cells = (0..capacity.cells).map(|position| tables.cell(position)).collect();
-        let mut layout = Self { index: Index::adopt(cells), ..Self::new(Capacity { cells: 1, ..capacity }) };
+        let cells = (0..capacity.cells)
+            .map(|position| tables.cell(position))
+            .collect();
+        let mut layout = Self {
+            index: Index::adopt(cells),
+            ..Self::new(Capacity {
+                cells: 1,
+                ..capacity
+            })
+        };
         let records: Vec<u32> = layout
             .index
             .entries()
@@ -141,17 +162,39 @@ impl Layout {
             })
             .collect();
         for record in records {
-            let Some(&service) = tables.service(record) else { continue };
-            let slots = Range { first: service.slot_base, count: service.slot_count };
-            let backends = Range { first: service.backend_base.wrapping_add(1), count: service.backend_count };
-            let fits = layout.records.take_exactly(Range { first: record, count: 1 }) && layout.slots.take_exactly(slots) && layout.backends.take_exactly(backends);
+            let Some(&service) = tables.service(record) else {
+                continue;
+            };
+            let slots = Range {
+                first: service.slot_base,
+                count: service.slot_count,
+            };
+            let backends = Range {
+                first: service.backend_base.wrapping_add(1),
+                count: service.backend_count,
+            };
+            let fits = layout.records.take_exactly(Range {
+                first: record,
+                count: 1,
+            }) && layout.slots.take_exactly(slots)
+                && layout.backends.take_exactly(backends);
             if !fits {
                 continue;
             }
-            let numbers = (backends.first..backends.first + backends.count).map(|at| tables.backend(at).and_then(placed_backend)).collect();
+            let numbers = (backends.first..backends.first + backends.count)
+                .map(|at| tables.backend(at).and_then(placed_backend))
+                .collect();
             layout.services.insert(
                 KeyOrder::from(&service.key),
-                Placed { record, service, backends, slots, numbers, resting: BTreeSet::new(), weights: None },
+                Placed {
+                    record,
+                    service,
+                    backends,
+                    slots,
+                    numbers,
+                    resting: BTreeSet::new(),
+                    weights: None,
+                },
             );
         }
         layout
@@ -164,12 +207,24 @@ impl Layout {
 
     /// Backends of a service: address, port, whether it was up, and the record that its packets are counted under.
     pub fn backends(&self, key: &Key) -> impl Iterator<Item = (Address, u16, bool, u32)> {
-        self.services.get(&KeyOrder::from(key)).into_iter().flat_map(|placed| {
-            placed.numbers.iter().enumerate().filter_map(|(offset, backend)| {
-                let PlacedBackend { address, state, .. } = (*backend)?;
-                Some((address, state.port, state.up, placed.backends.first + offset as u32))
+        self.services
+            .get(&KeyOrder::from(key))
+            .into_iter()
+            .flat_map(|placed| {
+                placed
+                    .numbers
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(offset, backend)| {
+                        let PlacedBackend { address, state, .. } = (*backend)?;
+                        Some((
+                            address,
+                            state.port,
+                            state.up,
+                            placed.backends.first + offset as u32,
+                        ))
+                    })
             })
-        })
     }
 
     /// When [`expire`](Self::expire) has something to do next.
@@ -181,12 +236,23 @@ impl Layout {
     pub fn expire(&mut self, now: Duration) -> Vec<Write> {
         let mut writes = Vec::new();
         while self.retired.front().is_some_and(|(until, _)| *until <= now) {
-            let Some((_, retired)) = self.retired.pop_front() else { break };
+            let Some((_, retired)) = self.retired.pop_front() else {
+                break;
+            };
             match retired {
-                Retired::Service { record, slots, backends } => {
-                    self.records.give(Range { first: record, count: 1 });
+                Retired::Service {
+                    record,
+                    slots,
+                    backends,
+                } => {
+                    self.records.give(Range {
+                        first: record,
+                        count: 1,
+                    });
                     slots.into_iter().for_each(|range| self.slots.give(range));
-                    backends.into_iter().for_each(|range| self.backends.give(range));
+                    backends
+                        .into_iter()
+                        .for_each(|range| self.backends.give(range));
                 }
                 Retired::Number { key, number } => {
                     if let Some(placed) = self.services.get_mut(&key)
@@ -215,7 +281,12 @@ impl Layout {
             }
         };
 
-        let weights: Vec<(u16, u32)> = assigned.numbers.iter().zip(&wanted.backends).map(|(&number, backend)| (number, backend.weight)).collect();
+        let weights: Vec<(u16, u32)> = assigned
+            .numbers
+            .iter()
+            .zip(&wanted.backends)
+            .map(|(&number, backend)| (number, backend.weight))
+            .collect();
         let unchanged = before.as_ref().is_some_and(|placed| {
             !assigned.fresh
                 && placed.weights.as_ref() == Some(&weights)
@@ -236,12 +307,25 @@ impl Layout {
         }
         let Some(record) = self.records.take(1).map(|range| range.first) else {
             undo(self, &assigned);
-            return Err(PlanError::Full { what: "services", setting: "max_services", needed: 1, available: 0 });
+            return Err(PlanError::Full {
+                what: "services",
+                setting: "max_services",
+                needed: 1,
+                available: 0,
+            });
         };
         let Some(slots) = self.slots.take(wanted.slot_count) else {
             undo(self, &assigned);
-            self.records.give(Range { first: record, count: 1 });
-            return Err(PlanError::Full { what: "slots", setting: "max_slots", needed: wanted.slot_count, available: self.slots.available() });
+            self.records.give(Range {
+                first: record,
+                count: 1,
+            });
+            return Err(PlanError::Full {
+                what: "slots",
+                setting: "max_slots",
+                needed: wanted.slot_count,
+                available: self.slots.available(),
+            });
         };
 
         let mut placed = Placed {
@@ -250,15 +334,25 @@ impl Layout {
             backends: assigned.range,
             slots,
             numbers: vec![None; assigned.range.count as usize],
-            resting: before.as_ref().filter(|_| !assigned.fresh).map(|old| old.resting.clone()).unwrap_or_default(),
+            resting: before
+                .as_ref()
+                .filter(|_| !assigned.fresh)
+                .map(|old| old.resting.clone())
+                .unwrap_or_default(),
             weights: Some(weights),
         };
         if assigned.fresh {
-            writes.extend((0..assigned.range.count).map(|offset| empty_backend(assigned.range.first + offset)));
+            writes.extend(
+                (0..assigned.range.count)
+                    .map(|offset| empty_backend(assigned.range.first + offset)),
+            );
         }
         let mut updates = Vec::new();
         for (&number, backend) in assigned.numbers.iter().zip(&wanted.backends) {
-            let kept = before.as_ref().filter(|_| !assigned.fresh).and_then(|old| old.backend(number));
+            let kept = before
+                .as_ref()
+                .filter(|_| !assigned.fresh)
+                .and_then(|old| old.backend(number));
             match kept {
                 Some(old) => {
                     placed.numbers[usize::from(number) - 1] = Some(old);
@@ -267,8 +361,14 @@ impl Layout {
                 None => writes.extend(placed.insert(number, backend)),
             }
         }
-        writes.push(Write::Slots { first: slots.first, words: slot_words(wanted, &assigned.numbers) });
-        writes.push(Write::Service { record, service: placed.service });
+        writes.push(Write::Slots {
+            first: slots.first,
+            words: slot_words(wanted, &assigned.numbers),
+        });
+        writes.push(Write::Service {
+            record,
+            service: placed.service,
+        });
         // From here on packets see it. `has_index_room` has seen places for all of these.
         writes.extend(self.index.set(&wanted.key, Entry::Service(record))?);
         writes.extend(updates);
@@ -285,14 +385,24 @@ impl Layout {
     /// Writes that take a service away; none if it is not there.
     pub fn remove(&mut self, now: Duration, key: &Key) -> Vec<Write> {
         let mut writes = self.expire(now);
-        let Some(placed) = self.services.remove(&KeyOrder::from(key)) else { return writes };
+        let Some(placed) = self.services.remove(&KeyOrder::from(key)) else {
+            return writes;
+        };
         writes.extend(self.index.remove(key));
         if placed.service.mode == Mode::Nat as u8 {
             for backend in placed.numbers.iter().flatten() {
-                writes.extend(self.index.remove(&Key::new(backend.address, key.protocol, backend.state.port)));
+                writes.extend(self.index.remove(&Key::new(
+                    backend.address,
+                    key.protocol,
+                    backend.state.port,
+                )));
             }
         }
-        let retired = Retired::Service { record: placed.record, slots: Some(placed.slots), backends: Some(placed.backends) };
+        let retired = Retired::Service {
+            record: placed.record,
+            slots: Some(placed.slots),
+            backends: Some(placed.backends),
+        };
         self.retired.push_back((now + GRACE, retired));
         // Cannot be full: the address has its cell already, or goes.
         writes.extend(self.set_vip(key.address).unwrap_or_default());
@@ -303,7 +413,13 @@ impl Layout {
     pub fn set_next_hop(&mut self, address: Address, next_hop: NextHop) -> Vec<Write> {
         let mut writes = Vec::new();
         for placed in self.services.values_mut() {
-            let numbers: Vec<u16> = (1..=placed.numbers.len() as u16).filter(|&number| placed.backend(number).is_some_and(|old| old.address == address)).collect();
+            let numbers: Vec<u16> = (1..=placed.numbers.len() as u16)
+                .filter(|&number| {
+                    placed
+                        .backend(number)
+                        .is_some_and(|old| old.address == address)
+                })
+                .collect();
             for number in numbers {
                 if let Some(old) = placed.backend(number) {
                     writes.extend(placed.change(number, PlacedBackend { next_hop, ..old }));
@@ -314,21 +430,34 @@ impl Layout {
     }
 
     fn has_index_room(&self, wanted: &Wanted) -> bool {
-        let reverse = |backend: &WantedBackend| Key::new(backend.address, wanted.key.protocol, backend.port);
+        let reverse =
+            |backend: &WantedBackend| Key::new(backend.address, wanted.key.protocol, backend.port);
         self.index.has_room(&wanted.key)
             && self.index.has_room(&Key::address_only(wanted.key.address))
-            && (wanted.mode != Mode::Nat || wanted.backends.iter().all(|backend| self.index.has_room(&reverse(backend))))
+            && (wanted.mode != Mode::Nat
+                || wanted
+                    .backends
+                    .iter()
+                    .all(|backend| self.index.has_room(&reverse(backend))))
     }
 
     /// Cells by which the replies of `nat` backends are found.
-    fn set_reverse(&mut self, wanted: &Wanted, placed: &Placed, assigned: &Assigned) -> Result<Vec<Write>, Full> {
+    fn set_reverse(
+        &mut self,
+        wanted: &Wanted,
+        placed: &Placed,
+        assigned: &Assigned,
+    ) -> Result<Vec<Write>, Full> {
         if wanted.mode != Mode::Nat {
             return Ok(Vec::new());
         }
         let mut writes = Vec::new();
         for (&number, backend) in assigned.numbers.iter().zip(&wanted.backends) {
             let key = Key::new(backend.address, wanted.key.protocol, backend.port);
-            writes.extend(self.index.set(&key, Entry::Reverse(placed.backends.first + u32::from(number) - 1))?);
+            writes.extend(self.index.set(
+                &key,
+                Entry::Reverse(placed.backends.first + u32::from(number) - 1),
+            )?);
         }
         Ok(writes)
     }
@@ -336,7 +465,11 @@ impl Layout {
     /// The cell of an address as such: names any service that has it.
     fn set_vip(&mut self, address: Address) -> Result<Option<Write>, Full> {
         let key = Key::address_only(address);
-        match self.services.values().find(|placed| placed.service.key.address == address) {
+        match self
+            .services
+            .values()
+            .find(|placed| placed.service.key.address == address)
+        {
             Some(placed) => {
                 let entry = Entry::Vip(placed.record);
                 self.index.set(&key, entry)
@@ -346,23 +479,43 @@ impl Layout {
     }
 
     /// Lets go of what `old` had and `new` has not.
-    fn retire(&mut self, now: Duration, order: KeyOrder, old: &Placed, new: &mut Placed, fresh: bool) -> Vec<Write> {
+    fn retire(
+        &mut self,
+        now: Duration,
+        order: KeyOrder,
+        old: &Placed,
+        new: &mut Placed,
+        fresh: bool,
+    ) -> Vec<Write> {
         let until = now + GRACE;
         let mut writes = Vec::new();
         for (offset, backend) in old.numbers.iter().enumerate() {
             let Some(backend) = backend else { continue };
             let number = offset as u16 + 1;
             let protocol = old.service.key.protocol;
-            let stays = new.numbers.iter().flatten().any(|other| other.address == backend.address && other.state.port == backend.state.port);
-            if old.service.mode == Mode::Nat as u8 && !(stays && new.service.mode == Mode::Nat as u8) {
-                writes.extend(self.index.remove(&Key::new(backend.address, protocol, backend.state.port)));
+            let stays = new.numbers.iter().flatten().any(|other| {
+                other.address == backend.address && other.state.port == backend.state.port
+            });
+            if old.service.mode == Mode::Nat as u8
+                && !(stays && new.service.mode == Mode::Nat as u8)
+            {
+                writes.extend(self.index.remove(&Key::new(
+                    backend.address,
+                    protocol,
+                    backend.state.port,
+                )));
             }
             if !stays && !fresh {
                 new.resting.insert(number);
-                self.retired.push_back((until, Retired::Number { key: order, number }));
+                self.retired
+                    .push_back((until, Retired::Number { key: order, number }));
             }
         }
-        let retired = Retired::Service { record: old.record, slots: Some(old.slots), backends: fresh.then_some(old.backends) };
+        let retired = Retired::Service {
+            record: old.record,
+            slots: Some(old.slots),
+            backends: fresh.then_some(old.backends),
+        };
         self.retired.push_back((until, retired));
         writes
     }
@@ -370,7 +523,10 @@ impl Layout {
 
 impl Placed {
     fn backend(&self, number: u16) -> Option<PlacedBackend> {
-        self.numbers.get(usize::from(number).checked_sub(1)?).copied().flatten()
+        self.numbers
+            .get(usize::from(number).checked_sub(1)?)
+            .copied()
+            .flatten()
     }
 
     fn at(&self, number: u16) -> u32 {
@@ -379,18 +535,48 @@ impl Placed {
 
     /// Fills an unused number.
     fn insert(&mut self, number: u16, wanted: &WantedBackend) -> [Write; 2] {
-        let state = BackendState { service: self.record, port: wanted.port, next_hop: 0, up: wanted.up };
-        let WantedBackend { address, next_hop, .. } = *wanted;
-        self.numbers[usize::from(number) - 1] = Some(PlacedBackend { address, next_hop, state });
+        let state = BackendState {
+            service: self.record,
+            port: wanted.port,
+            next_hop: 0,
+            up: wanted.up,
+        };
+        let WantedBackend {
+            address, next_hop, ..
+        } = *wanted;
+        self.numbers[usize::from(number) - 1] = Some(PlacedBackend {
+            address,
+            next_hop,
+            state,
+        });
         let record = self.at(number);
-        [Write::ClearCounters { record }, Write::Backend { record, address, next_hop, state }]
+        [
+            Write::ClearCounters { record },
+            Write::Backend {
+                record,
+                address,
+                next_hop,
+                state,
+            },
+        ]
     }
 
     /// Brings a used number up to date.
     fn update(&mut self, number: u16, wanted: &WantedBackend) -> Option<Write> {
         let old = self.backend(number)?;
-        let state = BackendState { service: self.record, up: wanted.up, ..old.state };
-        self.change(number, PlacedBackend { next_hop: wanted.next_hop, state, ..old })
+        let state = BackendState {
+            service: self.record,
+            up: wanted.up,
+            ..old.state
+        };
+        self.change(
+            number,
+            PlacedBackend {
+                next_hop: wanted.next_hop,
+                state,
+                ..old
+            },
+        )
     }
 
     fn change(&mut self, number: u16, mut new: PlacedBackend) -> Option<Write> {
@@ -398,9 +584,16 @@ impl Placed {
         let record = self.at(number);
         let write = if new.next_hop != old.next_hop {
             new.state.next_hop = old.state.next_hop ^ 1;
-            Write::NextHop { record, next_hop: new.next_hop, state: new.state }
+            Write::NextHop {
+                record,
+                next_hop: new.next_hop,
+                state: new.state,
+            }
         } else if new.state != old.state {
-            Write::State { record, state: new.state }
+            Write::State {
+                record,
+                state: new.state,
+            }
         } else {
             return None;
         };
@@ -420,27 +613,57 @@ struct Assigned {
 
 impl Assigned {
     /// Known backends keep their numbers; new ones get free ones, or all move to a larger range.
-    fn new(before: Option<&Placed>, wanted: &Wanted, ranges: &mut Ranges) -> Result<Self, PlanError> {
+    fn new(
+        before: Option<&Placed>,
+        wanted: &Wanted,
+        ranges: &mut Ranges,
+    ) -> Result<Self, PlanError> {
         if let Some(placed) = before
             && let Some(numbers) = Self::within(placed, wanted)
         {
-            return Ok(Self { range: placed.backends, numbers, fresh: false });
+            return Ok(Self {
+                range: placed.backends,
+                numbers,
+                fresh: false,
+            });
         }
         let count = u16::try_from(wanted.backends.len()).map_err(|_| PlanError::TooManyBackends)?;
-        let room = u32::from(count).next_power_of_two().clamp(4, u32::from(u16::MAX));
-        let full = PlanError::Full { what: "backends", setting: "max_backends", needed: room, available: ranges.available() };
+        let room = u32::from(count)
+            .next_power_of_two()
+            .clamp(4, u32::from(u16::MAX));
+        let full = PlanError::Full {
+            what: "backends",
+            setting: "max_backends",
+            needed: room,
+            available: ranges.available(),
+        };
         let range = ranges.take(room).ok_or(full)?;
-        Ok(Self { range, numbers: (1..=count).collect(), fresh: true })
+        Ok(Self {
+            range,
+            numbers: (1..=count).collect(),
+            fresh: true,
+        })
     }
 
     fn within(placed: &Placed, wanted: &Wanted) -> Option<Vec<u16>> {
         let known = |backend: &WantedBackend| {
-            let at = placed.numbers.iter().position(|old| old.is_some_and(|old| old.address == backend.address && old.state.port == backend.port));
+            let at = placed.numbers.iter().position(|old| {
+                old.is_some_and(|old| {
+                    old.address == backend.address && old.state.port == backend.port
+                })
+            });
             at.map(|offset| offset as u16 + 1)
         };
-        let used: BTreeSet<u16> = (1..=placed.numbers.len() as u16).filter(|&number| placed.backend(number).is_some()).collect();
-        let mut free = (1..=placed.numbers.len() as u16).filter(|number| !used.contains(number) && !placed.resting.contains(number));
-        wanted.backends.iter().map(|backend| known(backend).or_else(|| free.next())).collect()
+        let used: BTreeSet<u16> = (1..=placed.numbers.len() as u16)
+            .filter(|&number| placed.backend(number).is_some())
+            .collect();
+        let mut free = (1..=placed.numbers.len() as u16)
+            .filter(|number| !used.contains(number) && !placed.resting.contains(number));
+        wanted
+            .backends
+            .iter()
+            .map(|backend| known(backend).or_else(|| free.next()))
+            .collect()
     }
 }
 
@@ -459,22 +682,50 @@ fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
 }
 
 fn slot_words(wanted: &Wanted, numbers: &[u16]) -> Vec<u32> {
-    let shares: Vec<(u64, u32)> = wanted.backends.iter().map(|backend| (identity(wanted.seed, backend), backend.weight)).collect();
+    let shares: Vec<(u64, u32)> = wanted
+        .backends
+        .iter()
+        .map(|backend| {
+            (
+                maglev::identity(&BackendKey {
+                    address: backend.address.into(),
+                    port: backend.port,
+                }),
+                backend.weight,
+            )
+        })
+        .collect();
     let owners = maglev::build(wanted.seed, &shares, wanted.slot_count);
     // Maglev numbers positions in its input from 1; 0 is "none" there and here.
-    owners.into_iter().map(|owner| Slot::settled(usize::from(owner).checked_sub(1).and_then(|at| numbers.get(at)).copied().unwrap_or(0)).pack()).collect()
-}
-
-/// What a backend's preferences among slots depend on: never its place in a list.
-fn identity(seed: u64, backend: &WantedBackend) -> u64 {
-    hash::key(seed, backend.address, 0, backend.port)
+    owners
+        .into_iter()
+        .map(|owner| {
+            Slot::settled(
+                usize::from(owner)
+                    .checked_sub(1)
+                    .and_then(|at| numbers.get(at))
+                    .copied()
+                    .unwrap_or(0),
+            )
+            .pack()
+        })
+        .collect()
 }
 
 fn empty_backend(record: u32) -> Write {
-    Write::Backend { record, address: Address::default(), next_hop: NextHop::default(), state: BackendState::default() }
+    Write::Backend {
+        record,
+        address: Address::default(),
+        next_hop: NextHop::default(),
+        state: BackendState::default(),
+    }
 }
 
 fn placed_backend(record: &Backend) -> Option<PlacedBackend> {
     let state = record.state();
-    (record.address != Address::default()).then(|| PlacedBackend { address: record.address, next_hop: *record.next_hop(state), state })
+    (record.address != Address::default()).then(|| PlacedBackend {
+        address: record.address,
+        next_hop: *record.next_hop(state),
+        state,
+    })
 }

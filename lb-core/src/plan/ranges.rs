@@ -22,7 +22,9 @@ impl Range {
 impl Ranges {
     /// A table of `count` entries, all free.
     pub fn new(count: u32) -> Self {
-        Self { free: vec![Range { first: 0, count }] }
+        Self {
+            free: vec![Range { first: 0, count }],
+        }
     }
 
     /// Entries that are free, in runs of any length.
@@ -34,7 +36,10 @@ impl Ranges {
     pub fn take(&mut self, count: u32) -> Option<Range> {
         let at = self.free.iter().position(|run| run.count >= count)?;
         let run = &mut self.free[at];
-        let taken = Range { first: run.first, count };
+        let taken = Range {
+            first: run.first,
+            count,
+        };
         run.first += count;
         run.count -= count;
         if run.count == 0 {
@@ -45,13 +50,23 @@ impl Ranges {
 
     /// Takes exactly this run; false if any of it is taken already or lies outside.
     pub fn take_exactly(&mut self, wanted: Range) -> bool {
-        let Some(at) = self.free.iter().position(|run| run.first <= wanted.first && wanted.end() <= run.end()) else {
+        let Some(at) = self
+            .free
+            .iter()
+            .position(|run| run.first <= wanted.first && wanted.end() <= run.end())
+        else {
             return false;
         };
         let run = self.free.remove(at);
         let rest = [
-            Range { first: run.first, count: wanted.first - run.first },
-            Range { first: wanted.end(), count: run.end() - wanted.end() },
+            Range {
+                first: run.first,
+                count: wanted.first - run.first,
+            },
+            Range {
+                first: wanted.end(),
+                count: run.end() - wanted.end(),
+            },
         ];
         for (offset, part) in rest.into_iter().filter(|part| part.count > 0).enumerate() {
             self.free.insert(at + offset, part);

@@ -24,9 +24,18 @@ pub enum Write {
     /// A record that no cell names yet.
     Service { record: u32, service: Service },
     /// A record that no slot names yet; both copies of the next hop are set.
-    Backend { record: u32, address: Address, next_hop: NextHop, state: BackendState },
+    Backend {
+        record: u32,
+        address: Address,
+        next_hop: NextHop,
+        state: BackendState,
+    },
     /// The copy that is not valid now, then `state`, which makes it valid.
-    NextHop { record: u32, next_hop: NextHop, state: BackendState },
+    NextHop {
+        record: u32,
+        next_hop: NextHop,
+        state: BackendState,
+    },
     /// The part of a backend that changes while packets use it: one store.
     State { record: u32, state: BackendState },
     /// Packets and bytes of a backend's record, on all CPUs.
