@@ -11,7 +11,8 @@ use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressMessage},
     link::{
-        InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
+        InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage, VlanProtocol,
     },
 };
 
@@ -72,7 +73,9 @@ pub enum NoEgress {
     NoCarrier(String),
     #[error("interface {0} is not Ethernet")]
     NotEthernet(String),
-    #[error("interface {0} stacks a VLAN tag on another or uses 802.1ad; one 802.1Q tag is supported")]
+    #[error(
+        "interface {0} stacks a VLAN tag on another or uses 802.1ad; one 802.1Q tag is supported"
+    )]
     StackedVlan(String),
 }
 
@@ -98,15 +101,27 @@ impl Links {
     /// Where frames leave that are routed through `ifindex`.
     pub fn egress(&self, ifindex: u32) -> Result<Egress, NoEgress> {
         let link = self.usable(ifindex)?;
-        let mac = link.mac.ok_or_else(|| NoEgress::NotEthernet(link.name.clone()))?;
+        let mac = link
+            .mac
+            .ok_or_else(|| NoEgress::NotEthernet(link.name.clone()))?;
         let Some(vlan) = link.vlan else {
-            return Ok(Egress { ifindex, mac, vlan: None, mtu: link.mtu });
+            return Ok(Egress {
+                ifindex,
+                mac,
+                vlan: None,
+                mtu: link.mtu,
+            });
         };
         let lower = self.usable(vlan.lower)?;
         if vlan.service_tag || lower.vlan.is_some() {
             return Err(NoEgress::StackedVlan(link.name.clone()));
         }
-        Ok(Egress { ifindex: lower.ifindex, mac, vlan: Some(vlan.id), mtu: link.mtu })
+        Ok(Egress {
+            ifindex: lower.ifindex,
+            mac,
+            vlan: Some(vlan.id),
+            mtu: link.mtu,
+        })
     }
 
     fn usable(&self, ifindex: u32) -> Result<&Link, NoEgress> {
@@ -131,7 +146,10 @@ impl Links {
             return None;
         }
         self.by_index.insert(after.ifindex, after.clone());
-        Some(LinkChanged { before, after: Some(after) })
+        Some(LinkChanged {
+            before,
+            after: Some(after),
+        })
     }
 
     /// Takes in `RTM_DELLINK`.
@@ -141,24 +159,46 @@ impl Links {
             return None;
         }
         let before = self.by_index.remove(&message.header.index)?;
-        Some(LinkChanged { before: Some(before), after: None })
+        Some(LinkChanged {
+            before: Some(before),
+            after: None,
+        })
     }
 
     /// Takes in `RTM_NEWADDR` (`present`) or `RTM_DELADDR`. `None` if it says nothing new.
-    pub fn apply_address(&mut self, message: &AddressMessage, present: bool) -> Option<LinkChanged> {
+    pub fn apply_address(
+        &mut self,
+        message: &AddressMessage,
+        present: bool,
+    ) -> Option<LinkChanged> {
         let entry = (address_of(message)?, message.header.prefix_len);
         let link = self.by_index.get_mut(&message.header.index)?;
         let before = link.clone();
-        let changed = if present { link.addresses.insert(entry) } else { link.addresses.remove(&entry) };
-        changed.then(|| LinkChanged { before: Some(before), after: Some(link.clone()) })
+        let changed = if present {
+            link.addresses.insert(entry)
+        } else {
+            link.addresses.remove(&entry)
+        };
+        changed.then(|| LinkChanged {
+            before: Some(before),
+            after: Some(link.clone()),
+        })
     }
 
     /// What differs between `self` (earlier) and `later`.
     pub fn changes_to(&self, later: &Self) -> Vec<LinkChanged> {
-        let indexes: BTreeSet<u32> = self.by_index.keys().chain(later.by_index.keys()).copied().collect();
+        let indexes: BTreeSet<u32> = self
+            .by_index
+            .keys()
+            .chain(later.by_index.keys())
+            .copied()
+            .collect();
         indexes
             .into_iter()
-            .map(|index| LinkChanged { before: self.get(index).cloned(), after: later.get(index).cloned() })
+            .map(|index| LinkChanged {
+                before: self.get(index).cloned(),
+                after: later.get(index).cloned(),
+            })
             .filter(|change| change.before != change.after)
             .collect()
     }
@@ -199,7 +239,9 @@ fn read_link(message: &LinkMessage) -> Option<Link> {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Address(bytes) if ethernet => link.mac = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Address(bytes) if ethernet => {
+                link.mac = bytes.as_slice().try_into().ok()
+            }
             LinkAttribute::Link(index) => lower = Some(*index),
             LinkAttribute::LinkInfo(infos) => tag = read_vlan(infos),
             _ => {}
@@ -207,7 +249,11 @@ fn read_link(message: &LinkMessage) -> Option<Link> {
     }
     // IFLA_LINK alone says little: for a veth it is the number of the peer, in another namespace.
     if let (Some((id, service_tag)), Some(lower)) = (tag, lower) {
-        link.vlan = Some(Vlan { id, lower, service_tag });
+        link.vlan = Some(Vlan {
+            id,
+            lower,
+            service_tag,
+        });
     }
     Some(link)
 }
@@ -224,21 +270,34 @@ fn read_vlan(infos: &[LinkInfo]) -> Option<(u16, bool)> {
         InfoVlan::Id(id) => Some(*id),
         _ => None,
     })?;
-    Some((id, data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad))))
+    Some((
+        id,
+        data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)),
+    ))
 }
 
 impl fmt::Display for LinkChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (before, after) = match (&self.before, &self.after) {
             (Some(before), Some(after)) => (before, after),
-            (None, Some(after)) => return write!(f, "interface {} appeared (number {})", after.name, after.ifindex),
+            (None, Some(after)) => {
+                return write!(
+                    f,
+                    "interface {} appeared (number {})",
+                    after.name, after.ifindex
+                );
+            }
             (Some(before), None) => return write!(f, "interface {} vanished", before.name),
             (None, None) => return f.write_str("nothing changed"),
         };
         write!(f, "interface {}:", before.name)?;
         let mut said = false;
         let mut say = |what: fmt::Arguments<'_>| {
-            let comma = if std::mem::replace(&mut said, true) { "," } else { "" };
+            let comma = if std::mem::replace(&mut said, true) {
+                ","
+            } else {
+                ""
+            };
             write!(f, "{comma} {what}")
         };
         if before.name != after.name {
@@ -248,7 +307,10 @@ impl fmt::Display for LinkChanged {
             say(format_args!("set {}", if after.up { "up" } else { "down" }))?;
         }
         if before.carrier != after.carrier {
-            say(format_args!("carrier {}", if after.carrier { "found" } else { "lost" }))?;
+            say(format_args!(
+                "carrier {}",
+                if after.carrier { "found" } else { "lost" }
+            ))?;
         }
         if before.mac != after.mac {
             say(format_args!("MAC changed"))?;
@@ -308,11 +370,23 @@ mod tests {
         links.apply_new(&message(2, "eth0", RUNNING, vec![LinkAttribute::Mtu(9000)]));
         links.apply_new(&message(3, "eth0.7", RUNNING, vlan(2, 7)));
         let egress = links.egress(3).unwrap();
-        assert_eq!(egress, Egress { ifindex: 2, mac: [2, 0, 0, 0, 0, 3], vlan: Some(7), mtu: 1500 });
+        assert_eq!(
+            egress,
+            Egress {
+                ifindex: 2,
+                mac: [2, 0, 0, 0, 0, 3],
+                vlan: Some(7),
+                mtu: 1500
+            }
+        );
         assert_eq!(links.egress(2).unwrap().vlan, None);
 
         links.apply_new(&message(2, "eth0", LinkFlags::Up, vec![]));
-        assert_eq!(links.egress(3), Err(NoEgress::NoCarrier("eth0".into())), "the lower decides");
+        assert_eq!(
+            links.egress(3),
+            Err(NoEgress::NoCarrier("eth0".into())),
+            "the lower decides"
+        );
         links.apply_delete(&message(2, "eth0", RUNNING, vec![]));
         assert_eq!(links.egress(3), Err(NoEgress::Missing(2)));
     }
@@ -323,13 +397,19 @@ mod tests {
         links.apply_new(&message(2, "eth0", RUNNING, vec![]));
         links.apply_new(&message(3, "eth0.7", RUNNING, vlan(2, 7)));
         links.apply_new(&message(4, "eth0.7.8", RUNNING, vlan(3, 8)));
-        assert_eq!(links.egress(4), Err(NoEgress::StackedVlan("eth0.7.8".into())));
+        assert_eq!(
+            links.egress(4),
+            Err(NoEgress::StackedVlan("eth0.7.8".into()))
+        );
     }
 
     #[test]
     fn a_veth_is_not_taken_for_a_vlan_by_its_peer_number() {
         let mut links = Links::default();
-        let peer = vec![LinkAttribute::Link(9), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)])];
+        let peer = vec![
+            LinkAttribute::Link(9),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+        ];
         links.apply_new(&message(2, "veth0", RUNNING, peer));
         assert_eq!(links.egress(2).unwrap().ifindex, 2);
     }
@@ -337,11 +417,29 @@ mod tests {
     #[test]
     fn only_what_differs_is_reported() {
         let mut links = Links::default();
-        assert!(links.apply_new(&message(2, "eth0", RUNNING, vec![])).unwrap().before.is_none());
+        assert!(
+            links
+                .apply_new(&message(2, "eth0", RUNNING, vec![]))
+                .unwrap()
+                .before
+                .is_none()
+        );
         assert_eq!(links.apply_new(&message(2, "eth0", RUNNING, vec![])), None);
-        let change = links.apply_new(&message(2, "eth0", LinkFlags::Up, vec![LinkAttribute::Mtu(1400)])).unwrap();
-        assert_eq!(change.to_string(), "interface eth0: carrier lost, MTU 1500 -> 1400");
-        let gone = links.apply_delete(&message(2, "eth0", RUNNING, vec![])).unwrap();
+        let change = links
+            .apply_new(&message(
+                2,
+                "eth0",
+                LinkFlags::Up,
+                vec![LinkAttribute::Mtu(1400)],
+            ))
+            .unwrap();
+        assert_eq!(
+            change.to_string(),
+            "interface eth0: carrier lost, MTU 1500 -> 1400"
+        );
+        let gone = links
+            .apply_delete(&message(2, "eth0", RUNNING, vec![]))
+            .unwrap();
         assert_eq!(gone.to_string(), "interface eth0 vanished");
     }
 
@@ -363,7 +461,9 @@ mod tests {
         let mut address = AddressMessage::default();
         address.header.index = 2;
         address.header.prefix_len = 24;
-        address.attributes.push(AddressAttribute::Address("192.0.2.1".parse().unwrap()));
+        address
+            .attributes
+            .push(AddressAttribute::Address("192.0.2.1".parse().unwrap()));
         assert!(links.apply_address(&address, true).is_some());
         assert_eq!(links.apply_address(&address, true), None);
         assert_eq!(links.apply_new(&message(2, "eth0", RUNNING, vec![])), None);

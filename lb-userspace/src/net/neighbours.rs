@@ -60,11 +60,19 @@ impl Neighbours {
     }
 
     /// Takes in `RTM_NEWNEIGH` (`present`) or `RTM_DELNEIGH`. Returns the key if the entry differs now.
-    pub fn apply(&mut self, message: &NeighbourMessage, present: bool, now: Instant) -> Option<Key> {
+    pub fn apply(
+        &mut self,
+        message: &NeighbourMessage,
+        present: bool,
+        now: Instant,
+    ) -> Option<Key> {
         let (key, mut fresh) = read(message)?;
         let before = self.known.get(&key).copied();
         if !present {
-            fresh = Neighbour { standing: Standing::Absent, mac: None };
+            fresh = Neighbour {
+                standing: Standing::Absent,
+                mac: None,
+            };
         }
         // The kernel gives no MAC with FAILED and INCOMPLETE: the last one is all there is.
         fresh.mac = fresh.mac.or(before.and_then(|before| before.mac));
@@ -87,7 +95,13 @@ impl Neighbours {
         let before = std::mem::take(&mut self.known);
         for (key, old) in &before {
             if self.watched.contains_key(key) {
-                self.known.insert(*key, Neighbour { standing: Standing::Absent, ..*old });
+                self.known.insert(
+                    *key,
+                    Neighbour {
+                        standing: Standing::Absent,
+                        ..*old
+                    },
+                );
             }
         }
         for message in dump {
@@ -108,7 +122,12 @@ impl Neighbours {
     /// Forgets what was behind an interface that no longer exists: its number may be used again.
     pub fn forget_link(&mut self, ifindex: u32, now: Instant) {
         self.known.retain(|(index, _), _| *index != ifindex);
-        let watched: Vec<Key> = self.watched.keys().filter(|(index, _)| *index == ifindex).copied().collect();
+        let watched: Vec<Key> = self
+            .watched
+            .keys()
+            .filter(|(index, _)| *index == ifindex)
+            .copied()
+            .collect();
         for key in watched {
             self.schedule(key, now);
         }
@@ -124,7 +143,8 @@ impl Neighbours {
             }
         }
         let watched = &self.watched;
-        self.known.retain(|key, entry| entry.standing != Standing::Absent || watched.contains_key(key));
+        self.known
+            .retain(|key, entry| entry.standing != Standing::Absent || watched.contains_key(key));
     }
 
     /// When [`due`](Self::due) has something next.
@@ -136,7 +156,9 @@ impl Neighbours {
     pub fn due(&mut self, now: Instant) -> Vec<(Key, u32)> {
         let mut due = Vec::new();
         for (key, prod) in &mut self.watched {
-            let Some(prod) = prod.as_mut().filter(|prod| prod.at <= now) else { continue };
+            let Some(prod) = prod.as_mut().filter(|prod| prod.at <= now) else {
+                continue;
+            };
             due.push((*key, prod.attempt));
             prod.at = now + delay_after(prod.attempt);
             prod.attempt = prod.attempt.saturating_add(1);
@@ -145,12 +167,20 @@ impl Neighbours {
     }
 
     fn schedule(&mut self, key: Key, now: Instant) {
-        let standing = self.known.get(&key).map_or(Standing::Absent, |entry| entry.standing);
-        let Some(prod) = self.watched.get_mut(&key) else { return };
+        let standing = self
+            .known
+            .get(&key)
+            .map_or(Standing::Absent, |entry| entry.standing);
+        let Some(prod) = self.watched.get_mut(&key) else {
+            return;
+        };
         match standing {
             Standing::Fixed | Standing::Confirmed => *prod = None,
             Standing::Stale | Standing::Pending | Standing::Failed | Standing::Absent => {
-                prod.get_or_insert(Prod { at: now, attempt: 0 });
+                prod.get_or_insert(Prod {
+                    at: now,
+                    attempt: 0,
+                });
             }
         }
     }
@@ -159,7 +189,11 @@ impl Neighbours {
 /// One attempt of the kernel lasts about 3 s (three requests); it ignores a prod meanwhile.
 fn delay_after(attempt: u32) -> Duration {
     const LONGEST_S: u64 = 10;
-    Duration::from_secs(1u64.checked_shl(attempt).unwrap_or(LONGEST_S).min(LONGEST_S))
+    Duration::from_secs(
+        1u64.checked_shl(attempt)
+            .unwrap_or(LONGEST_S)
+            .min(LONGEST_S),
+    )
 }
 
 fn read(message: &NeighbourMessage) -> Option<(Key, Neighbour)> {
@@ -170,21 +204,32 @@ fn read(message: &NeighbourMessage) -> Option<(Key, Neighbour)> {
     let mut mac = None;
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(IpAddr::V4(*found)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => address = Some(IpAddr::V6(*found)),
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => {
+                address = Some(IpAddr::V4(*found))
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => {
+                address = Some(IpAddr::V6(*found))
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                mac = Mac::try_from(bytes.as_slice()).ok()
+            }
             _ => {}
         }
     }
     let standing = match message.header.state {
         NeighbourState::Permanent | NeighbourState::Noarp => Standing::Fixed,
-        NeighbourState::Reachable | NeighbourState::Delay | NeighbourState::Probe => Standing::Confirmed,
+        NeighbourState::Reachable | NeighbourState::Delay | NeighbourState::Probe => {
+            Standing::Confirmed
+        }
         NeighbourState::Stale => Standing::Stale,
         NeighbourState::Failed => Standing::Failed,
         _ => Standing::Pending,
     };
     // Bridge forwarding entries come on the same group; they have no IP address.
-    Some(((message.header.ifindex, address?), Neighbour { standing, mac }))
+    Some((
+        (message.header.ifindex, address?),
+        Neighbour { standing, mac },
+    ))
 }
 
 #[cfg(test)]
@@ -199,8 +244,12 @@ mod tests {
         let mut message = NeighbourMessage::default();
         message.header.ifindex = KEY.0;
         message.header.state = state;
-        message.attributes.push(NeighbourAttribute::Destination(ADDRESS.into()));
-        message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.to_vec())));
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(ADDRESS.into()));
+        message
+            .attributes
+            .extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.to_vec())));
         message
     }
 
@@ -249,12 +298,31 @@ mod tests {
         let now = Instant::now();
         let mut neighbours = watching(now);
         neighbours.apply(&message(NeighbourState::Reachable, Some(MAC)), true, now);
-        assert_eq!(neighbours.apply(&message(NeighbourState::Failed, None), true, now), Some(KEY));
-        assert_eq!(neighbours.get(&KEY), Some(&Neighbour { standing: Standing::Failed, mac: Some(MAC) }));
+        assert_eq!(
+            neighbours.apply(&message(NeighbourState::Failed, None), true, now),
+            Some(KEY)
+        );
+        assert_eq!(
+            neighbours.get(&KEY),
+            Some(&Neighbour {
+                standing: Standing::Failed,
+                mac: Some(MAC)
+            })
+        );
         neighbours.apply(&message(NeighbourState::Failed, None), false, now);
-        assert_eq!(neighbours.get(&KEY), Some(&Neighbour { standing: Standing::Absent, mac: Some(MAC) }));
+        assert_eq!(
+            neighbours.get(&KEY),
+            Some(&Neighbour {
+                standing: Standing::Absent,
+                mac: Some(MAC)
+            })
+        );
         neighbours.replace([], now);
-        assert_eq!(neighbours.get(&KEY).unwrap().mac, Some(MAC), "a resync forgets nothing that is in use");
+        assert_eq!(
+            neighbours.get(&KEY).unwrap().mac,
+            Some(MAC),
+            "a resync forgets nothing that is in use"
+        );
         neighbours.watch(&BTreeSet::new(), now);
         assert_eq!(neighbours.get(&KEY), None, "nor keeps what is not");
     }
@@ -264,7 +332,11 @@ mod tests {
         let now = Instant::now();
         let mut neighbours = watching(now);
         neighbours.apply(&message(NeighbourState::Reachable, Some(MAC)), true, now);
-        assert!(neighbours.replace([&message(NeighbourState::Reachable, Some(MAC))], now).is_empty());
+        assert!(
+            neighbours
+                .replace([&message(NeighbourState::Reachable, Some(MAC))], now)
+                .is_empty()
+        );
         let moved = message(NeighbourState::Stale, Some([6; 6]));
         assert_eq!(neighbours.replace([&moved], now), BTreeSet::from([KEY]));
         assert_eq!(neighbours.due(now), [(KEY, 0)]);

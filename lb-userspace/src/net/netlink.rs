@@ -20,7 +20,10 @@ pub enum NetlinkError {
     #[error("cannot read netlink notifications: {0}")]
     Read(#[source] io::Error),
     #[error("the kernel refused to {what}: {source}{}", permission_hint(.source))]
-    Refused { what: &'static str, source: io::Error },
+    Refused {
+        what: &'static str,
+        source: io::Error,
+    },
     #[error("the netlink socket closed while asked to {what}")]
     Closed { what: &'static str },
 }
@@ -81,7 +84,9 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(), NetlinkError> {
-        self.request(what, message, NLM_F_ACK | flags).await.map(drop)
+        self.request(what, message, NLM_F_ACK | flags)
+            .await
+            .map(drop)
     }
 
     async fn request(
@@ -93,13 +98,18 @@ impl Netlink {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         let mut handle = self.handle.clone();
-        let mut answers = handle.request(request).map_err(|_| NetlinkError::Closed { what })?;
+        let mut answers = handle
+            .request(request)
+            .map_err(|_| NetlinkError::Closed { what })?;
         let mut found = Vec::new();
         while let Some(answer) = answers.next().await {
             match answer.payload {
                 NetlinkPayload::InnerMessage(inner) => found.push(inner),
                 NetlinkPayload::Error(error) if error.code.is_some() => {
-                    return Err(NetlinkError::Refused { what, source: error.to_io() });
+                    return Err(NetlinkError::Refused {
+                        what,
+                        source: error.to_io(),
+                    });
                 }
                 _ => {}
             }
@@ -154,12 +164,21 @@ impl Monitor {
     pub fn open(receive_buffer_bytes: usize) -> Result<Self, NetlinkError> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
         let inner = socket.socket_mut();
-        inner.set_rx_buf_sz(i32::try_from(receive_buffer_bytes).unwrap_or(i32::MAX)).map_err(NetlinkError::Open)?;
-        inner.bind(&SocketAddr::new(0, 0)).map_err(NetlinkError::Open)?;
+        inner
+            .set_rx_buf_sz(i32::try_from(receive_buffer_bytes).unwrap_or(i32::MAX))
+            .map_err(NetlinkError::Open)?;
+        inner
+            .bind(&SocketAddr::new(0, 0))
+            .map_err(NetlinkError::Open)?;
         for group in GROUPS {
-            inner.add_membership(group as u32).map_err(NetlinkError::Open)?;
+            inner
+                .add_membership(group as u32)
+                .map_err(NetlinkError::Open)?;
         }
-        Ok(Self { socket, buffer: BytesMut::with_capacity(DATAGRAM_BYTES) })
+        Ok(Self {
+            socket,
+            buffer: BytesMut::with_capacity(DATAGRAM_BYTES),
+        })
     }
 
     /// Waits for the next datagram. Cancel safe.
@@ -186,19 +205,31 @@ fn messages(mut datagram: &[u8]) -> Vec<Notification> {
     while let Some(header) = datagram.first_chunk::<HEADER_BYTES>() {
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
-        let Some(message) = datagram.get(..length).filter(|message| message.len() >= HEADER_BYTES) else { break };
+        let Some(message) = datagram
+            .get(..length)
+            .filter(|message| message.len() >= HEADER_BYTES)
+        else {
+            break;
+        };
         if matches!(kind, RTM_NEWNEXTHOP | RTM_DELNEXTHOP) {
             found.push(Notification::NexthopObject);
         } else {
             match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
-                Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => {
+                Ok(NetlinkMessage {
+                    payload: NetlinkPayload::InnerMessage(inner),
+                    ..
+                }) => {
                     found.push(Notification::Route(Box::new(inner)));
                 }
                 Ok(_) => {}
-                Err(error) => tracing::debug!(kind, %error, "a netlink notification could not be read"),
+                Err(error) => {
+                    tracing::debug!(kind, %error, "a netlink notification could not be read")
+                }
             }
         }
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        datagram = datagram
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
     }
     found
 }

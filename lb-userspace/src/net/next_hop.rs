@@ -36,9 +36,13 @@ pub struct NextHopChanged {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
     /// The neighbour is known and answers, as far as is known.
-    Resolved { via: IpAddr },
+    Resolved {
+        via: IpAddr,
+    },
     /// The neighbour stopped answering; packets still go where it was. Health checks decide about the backend.
-    LastKnown { via: IpAddr },
+    LastKnown {
+        via: IpAddr,
+    },
     Unresolved(Unresolved),
 }
 
@@ -56,7 +60,11 @@ pub enum Unresolved {
 }
 
 fn protocol(via: &IpAddr) -> &'static str {
-    if via.is_ipv4() { "ARP" } else { "neighbour discovery" }
+    if via.is_ipv4() {
+        "ARP"
+    } else {
+        "neighbour discovery"
+    }
 }
 
 /// A decision, and which neighbours it stands on.
@@ -90,13 +98,20 @@ pub fn decide(
         }
         let score = score(address, hop);
         if best.as_ref().is_none_or(|(other, other_score)| {
-            (candidate.rank(), std::cmp::Reverse(score)) < (other.rank(), std::cmp::Reverse(*other_score))
+            (candidate.rank(), std::cmp::Reverse(score))
+                < (other.rank(), std::cmp::Reverse(*other_score))
         }) {
             best = Some((candidate, score));
         }
     }
-    let Some((chosen, _)) = best else { return Decision::unresolved(NoRoute::Dead.into(), watched) };
-    let interface = || links.get(chosen.ifindex).map_or_else(String::new, |link| link.name.clone());
+    let Some((chosen, _)) = best else {
+        return Decision::unresolved(NoRoute::Dead.into(), watched);
+    };
+    let interface = || {
+        links
+            .get(chosen.ifindex)
+            .map_or_else(String::new, |link| link.name.clone())
+    };
     let via = chosen.via;
     match (chosen.egress, chosen.mac) {
         (Err(why), _) => Decision::unresolved(why.into(), watched),
@@ -109,13 +124,31 @@ pub fn decide(
                 mtu: route.mtu.map_or(egress.mtu, |mtu| mtu.min(egress.mtu)),
                 source: chosen.source,
             };
-            let why = if chosen.confirmed { Why::Resolved { via } } else { Why::LastKnown { via } };
-            Decision { next_hop: Some(next_hop), why, neighbours: watched }
+            let why = if chosen.confirmed {
+                Why::Resolved { via }
+            } else {
+                Why::LastKnown { via }
+            };
+            Decision {
+                next_hop: Some(next_hop),
+                why,
+                neighbours: watched,
+            }
         }
-        (Ok(_), None) if chosen.standing == Standing::Failed => {
-            Decision::unresolved(Unresolved::Silent { via, interface: interface() }, watched)
-        }
-        (Ok(_), None) => Decision::unresolved(Unresolved::Waiting { via, interface: interface() }, watched),
+        (Ok(_), None) if chosen.standing == Standing::Failed => Decision::unresolved(
+            Unresolved::Silent {
+                via,
+                interface: interface(),
+            },
+            watched,
+        ),
+        (Ok(_), None) => Decision::unresolved(
+            Unresolved::Waiting {
+                via,
+                interface: interface(),
+            },
+            watched,
+        ),
     }
 }
 
@@ -141,7 +174,10 @@ impl Candidate {
             egress: links.egress(hop.ifindex),
             mac: neighbour.and_then(|neighbour| neighbour.mac),
             standing,
-            confirmed: matches!(standing, Standing::Fixed | Standing::Confirmed | Standing::Stale),
+            confirmed: matches!(
+                standing,
+                Standing::Fixed | Standing::Confirmed | Standing::Stale
+            ),
         }
     }
 
@@ -159,7 +195,11 @@ impl Candidate {
 
 impl Decision {
     fn unresolved(why: Unresolved, neighbours: BTreeSet<Key>) -> Self {
-        Self { next_hop: None, why: Why::Unresolved(why), neighbours }
+        Self {
+            next_hop: None,
+            why: Why::Unresolved(why),
+            neighbours,
+        }
     }
 }
 
@@ -211,7 +251,11 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resolved { via } => write!(f, "reached through {via}"),
-            Self::LastKnown { via } => write!(f, "{via} does not answer {}; its last MAC is used", protocol(via)),
+            Self::LastKnown { via } => write!(
+                f,
+                "{via} does not answer {}; its last MAC is used",
+                protocol(via)
+            ),
             Self::Unresolved(why) => why.fmt(f),
         }
     }
@@ -219,7 +263,9 @@ impl fmt::Display for Why {
 
 impl fmt::Display for NextHopChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(hop) = &self.next_hop else { return write!(f, "no next hop for {}: {}", self.address, self.why) };
+        let Some(hop) = &self.next_hop else {
+            return write!(f, "no next hop for {}: {}", self.address, self.why);
+        };
         let [a, b, c, d, e, last] = hop.dst_mac;
         write!(
             f,
@@ -254,7 +300,11 @@ mod tests {
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.header.link_layer_type = LinkLayerType::Ether;
-        message.header.flags = if up { LinkFlags::Up | LinkFlags::LowerUp } else { LinkFlags::empty() };
+        message.header.flags = if up {
+            LinkFlags::Up | LinkFlags::LowerUp
+        } else {
+            LinkFlags::empty()
+        };
         message.attributes = vec![
             LinkAttribute::IfName(format!("eth{index}")),
             LinkAttribute::Mtu(1500),
@@ -263,19 +313,39 @@ mod tests {
         links.apply_new(&message);
     }
 
-    fn neighbour(table: &mut Neighbours, index: u32, via: IpAddr, state: NeighbourState, mac: Option<Mac>) {
+    fn neighbour(
+        table: &mut Neighbours,
+        index: u32,
+        via: IpAddr,
+        state: NeighbourState,
+        mac: Option<Mac>,
+    ) {
         let mut message = NeighbourMessage::default();
         message.header.ifindex = index;
         message.header.state = state;
-        message.attributes.push(NeighbourAttribute::Destination(via.into()));
-        message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.to_vec())));
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(via.into()));
+        message
+            .attributes
+            .extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.to_vec())));
         table.apply(&message, true, Instant::now());
     }
 
     fn route(indexes: &[u32]) -> Result<Route, NoRoute> {
-        let hops =
-            indexes.iter().map(|index| Hop { ifindex: *index, gateway: Some(gateway(*index)), weight: 1, source: Some(SOURCE) }).collect();
-        Ok(Route { hops, mtu: Some(1400) })
+        let hops = indexes
+            .iter()
+            .map(|index| Hop {
+                ifindex: *index,
+                gateway: Some(gateway(*index)),
+                weight: 1,
+                source: Some(SOURCE),
+            })
+            .collect();
+        Ok(Route {
+            hops,
+            mtu: Some(1400),
+        })
     }
 
     fn two_links() -> Links {
@@ -288,12 +358,25 @@ mod tests {
     #[test]
     fn through_a_gateway_the_gateways_mac_is_used() {
         let mut table = Neighbours::default();
-        neighbour(&mut table, 1, gateway(1), NeighbourState::Reachable, Some([8; 6]));
+        neighbour(
+            &mut table,
+            1,
+            gateway(1),
+            NeighbourState::Reachable,
+            Some([8; 6]),
+        );
         let decision = decide(BACKEND, &route(&[1]), &two_links(), &table);
         let hop = decision.next_hop.unwrap();
         assert_eq!(
             hop,
-            NextHop { ifindex: 1, src_mac: [2, 0, 0, 0, 0, 1], dst_mac: [8; 6], vlan: None, mtu: 1400, source: Some(SOURCE) }
+            NextHop {
+                ifindex: 1,
+                src_mac: [2, 0, 0, 0, 0, 1],
+                dst_mac: [8; 6],
+                vlan: None,
+                mtu: 1400,
+                source: Some(SOURCE)
+            }
         );
         assert_eq!(decision.neighbours, BTreeSet::from([(1, gateway(1))]));
         assert_eq!(decision.why, Why::Resolved { via: gateway(1) });
@@ -301,11 +384,24 @@ mod tests {
 
     #[test]
     fn on_the_link_the_backend_itself_is_the_neighbour() {
-        let direct = Ok(Route { hops: vec![Hop { ifindex: 1, gateway: None, weight: 1, source: None }], mtu: None });
+        let direct = Ok(Route {
+            hops: vec![Hop {
+                ifindex: 1,
+                gateway: None,
+                weight: 1,
+                source: None,
+            }],
+            mtu: None,
+        });
         let decision = decide(BACKEND, &direct, &two_links(), &Neighbours::default());
         assert_eq!(decision.neighbours, BTreeSet::from([(1, BACKEND)]));
-        let Why::Unresolved(why) = decision.why else { panic!("nothing is known yet") };
-        assert_eq!(why.to_string(), "waiting for 198.51.100.7 on eth1 to answer ARP");
+        let Why::Unresolved(why) = decision.why else {
+            panic!("nothing is known yet")
+        };
+        assert_eq!(
+            why.to_string(),
+            "waiting for 198.51.100.7 on eth1 to answer ARP"
+        );
     }
 
     #[test]
@@ -314,9 +410,18 @@ mod tests {
         neighbour(&mut table, 1, gateway(1), NeighbourState::Failed, None);
         let never = decide(BACKEND, &route(&[1]), &two_links(), &table);
         assert_eq!(never.next_hop, None);
-        assert!(matches!(never.why, Why::Unresolved(Unresolved::Silent { .. })));
+        assert!(matches!(
+            never.why,
+            Why::Unresolved(Unresolved::Silent { .. })
+        ));
 
-        neighbour(&mut table, 1, gateway(1), NeighbourState::Reachable, Some([8; 6]));
+        neighbour(
+            &mut table,
+            1,
+            gateway(1),
+            NeighbourState::Reachable,
+            Some([8; 6]),
+        );
         neighbour(&mut table, 1, gateway(1), NeighbourState::Failed, None);
         let was = decide(BACKEND, &route(&[1]), &two_links(), &table);
         assert_eq!(was.next_hop.map(|hop| hop.dst_mac), Some([8; 6]));
@@ -329,7 +434,13 @@ mod tests {
         for (good, bad) in [(1, 2), (2, 1)] {
             let mut table = Neighbours::default();
             for index in [good, bad] {
-                neighbour(&mut table, index, gateway(index), NeighbourState::Reachable, Some([index as u8; 6]));
+                neighbour(
+                    &mut table,
+                    index,
+                    gateway(index),
+                    NeighbourState::Reachable,
+                    Some([index as u8; 6]),
+                );
             }
             neighbour(&mut table, bad, gateway(bad), NeighbourState::Failed, None);
             let decision = decide(BACKEND, &route(&[1, 2]), &links, &table);
@@ -343,17 +454,30 @@ mod tests {
         let links = two_links();
         let mut table = Neighbours::default();
         for index in [1, 2] {
-            neighbour(&mut table, index, gateway(index), NeighbourState::Stale, Some([index as u8; 6]));
+            neighbour(
+                &mut table,
+                index,
+                gateway(index),
+                NeighbourState::Stale,
+                Some([index as u8; 6]),
+            );
         }
         let mut first = 0;
         for host in 0..=255 {
             let backend = IpAddr::from([198, 51, 100, host]);
-            let one = decide(backend, &route(&[1, 2]), &links, &table).next_hop.unwrap();
-            let other = decide(backend, &route(&[2, 1]), &links, &table).next_hop.unwrap();
+            let one = decide(backend, &route(&[1, 2]), &links, &table)
+                .next_hop
+                .unwrap();
+            let other = decide(backend, &route(&[2, 1]), &links, &table)
+                .next_hop
+                .unwrap();
             assert_eq!(one, other);
             first += usize::from(one.ifindex == 1);
         }
-        assert!((96..=160).contains(&first), "{first} of 256 on the first hop");
+        assert!(
+            (96..=160).contains(&first),
+            "{first} of 256 on the first hop"
+        );
     }
 
     #[test]
@@ -361,10 +485,22 @@ mod tests {
         let mut links = two_links();
         link(&mut links, 1, false);
         let mut table = Neighbours::default();
-        neighbour(&mut table, 1, gateway(1), NeighbourState::Permanent, Some([8; 6]));
+        neighbour(
+            &mut table,
+            1,
+            gateway(1),
+            NeighbourState::Permanent,
+            Some([8; 6]),
+        );
         let down = decide(BACKEND, &route(&[1]), &links, &table);
-        assert_eq!(down.why, Why::Unresolved(NoEgress::Down("eth1".into()).into()));
-        assert!(down.neighbours.is_empty(), "nobody is asked on a dead interface");
+        assert_eq!(
+            down.why,
+            Why::Unresolved(NoEgress::Down("eth1".into()).into())
+        );
+        assert!(
+            down.neighbours.is_empty(),
+            "nobody is asked on a dead interface"
+        );
         let gone = decide(BACKEND, &route(&[9]), &links, &table);
         assert_eq!(gone.why, Why::Unresolved(NoEgress::Missing(9).into()));
         let none = decide(BACKEND, &Err(NoRoute::Missing), &links, &table);

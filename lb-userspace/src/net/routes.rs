@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
-        RouteVia,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+        RouteNextHopFlags, RouteType, RouteVia,
     },
 };
 
@@ -51,10 +51,15 @@ pub enum NoRoute {
     Dead,
     #[error("the kernel's answer was not understood")]
     NotUnderstood,
+    #[error("the kernel cannot look up its route: {}", std::io::Error::from_raw_os_error(*.0))]
+    Unasked(i32),
 }
 
 /// Asks for the route to `address`.
-pub async fn look_up(netlink: &Netlink, address: IpAddr) -> Result<Result<Route, NoRoute>, NetlinkError> {
+pub async fn look_up(
+    netlink: &Netlink,
+    address: IpAddr,
+) -> Result<Result<Route, NoRoute>, NetlinkError> {
     // FIB_MATCH: the route as configured, with all its hops, instead of the one that a hash picks for this question.
     let mut request = request(address);
     request.header.flags = RouteFlags::FibMatch;
@@ -63,7 +68,8 @@ pub async fn look_up(netlink: &Netlink, address: IpAddr) -> Result<Result<Route,
         Err(error) => match error.errno() {
             Some(libc::ENETUNREACH | libc::ESRCH) => Err(NoRoute::Missing),
             Some(libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => Err(NoRoute::Refused),
-            _ => return Err(error),
+            Some(errno) => Err(NoRoute::Unasked(errno)),
+            None => return Err(error),
         },
     };
     for hop in route.iter_mut().flat_map(|route| &mut route.hops) {
@@ -79,14 +85,22 @@ async fn source_for(netlink: &Netlink, address: IpAddr, ifindex: u32) -> Option<
     let mut request = request(address);
     request.attributes.push(RouteAttribute::Oif(ifindex));
     let answer = ask(netlink, request).await.ok()??;
-    answer.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(source) => ip(source),
-        _ => None,
-    })
+    answer
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(source) => ip(source),
+            _ => None,
+        })
 }
 
-async fn ask(netlink: &Netlink, request: RouteMessage) -> Result<Option<RouteMessage>, NetlinkError> {
-    let answers = netlink.ask("look up a route", RouteNetlinkMessage::GetRoute(request)).await?;
+async fn ask(
+    netlink: &Netlink,
+    request: RouteMessage,
+) -> Result<Option<RouteMessage>, NetlinkError> {
+    let answers = netlink
+        .ask("look up a route", RouteNetlinkMessage::GetRoute(request))
+        .await?;
     Ok(answers.into_iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewRoute(route) => Some(route),
         _ => None,
@@ -100,7 +114,9 @@ fn request(address: IpAddr) -> RouteMessage {
         destination_prefix_length: if address.is_ipv4() { 32 } else { 128 },
         ..RouteHeader::default()
     };
-    request.attributes.push(RouteAttribute::Destination(address.into()));
+    request
+        .attributes
+        .push(RouteAttribute::Destination(address.into()));
     request
 }
 
@@ -110,10 +126,13 @@ pub fn covers(route: &RouteMessage, address: IpAddr) -> bool {
     if route.header.address_family != AddressFamily::from(address) {
         return false;
     }
-    let prefix = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(prefix) => ip(prefix),
-        _ => None,
-    });
+    let prefix = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(prefix) => ip(prefix),
+            _ => None,
+        });
     match (prefix, address) {
         (None, _) => true,
         (Some(IpAddr::V4(prefix)), IpAddr::V4(address)) => {
@@ -132,13 +151,18 @@ fn read(message: &RouteMessage) -> Result<Route, NoRoute> {
     match message.header.kind {
         RouteType::Unicast => {}
         RouteType::Local => return Err(NoRoute::Local),
-        RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast => return Err(NoRoute::NotUnicast),
+        RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast => {
+            return Err(NoRoute::NotUnicast);
+        }
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
             return Err(NoRoute::Refused);
         }
         _ => return Err(NoRoute::NotUnderstood),
     }
-    let mut route = Route { hops: Vec::new(), mtu: None };
+    let mut route = Route {
+        hops: Vec::new(),
+        mtu: None,
+    };
     let mut source = None;
     let mut several = None;
     for attribute in &message.attributes {
@@ -155,26 +179,48 @@ fn read(message: &RouteMessage) -> Result<Route, NoRoute> {
         }
     }
     let Some(several) = several else {
-        if message.header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown) {
+        if message
+            .header
+            .flags
+            .intersects(RouteFlags::Dead | RouteFlags::Linkdown)
+        {
             return Err(NoRoute::Dead);
         }
-        route.hops.push(Hop { source, ..read_hop(&message.attributes, None, 1)? });
+        route.hops.push(Hop {
+            source,
+            ..read_hop(&message.attributes, None, 1)?
+        });
         return Ok(route);
     };
     let mut dropped = NoRoute::Dead;
     for hop in several {
-        if hop.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown) {
+        if hop
+            .flags
+            .intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown)
+        {
             continue;
         }
-        match read_hop(&hop.attributes, Some(hop.interface_index), u16::from(hop.hops) + 1) {
+        match read_hop(
+            &hop.attributes,
+            Some(hop.interface_index),
+            u16::from(hop.hops) + 1,
+        ) {
             Ok(hop) => route.hops.push(Hop { source, ..hop }),
             Err(why) => dropped = why,
         }
     }
-    if route.hops.is_empty() { Err(dropped) } else { Ok(route) }
+    if route.hops.is_empty() {
+        Err(dropped)
+    } else {
+        Ok(route)
+    }
 }
 
-fn read_hop(attributes: &[RouteAttribute], ifindex: Option<u32>, weight: u16) -> Result<Hop, NoRoute> {
+fn read_hop(
+    attributes: &[RouteAttribute],
+    ifindex: Option<u32>,
+    weight: u16,
+) -> Result<Hop, NoRoute> {
     let mut gateway = None;
     let mut out = ifindex;
     for attribute in attributes {
@@ -189,7 +235,12 @@ fn read_hop(attributes: &[RouteAttribute], ifindex: Option<u32>, weight: u16) ->
             _ => {}
         }
     }
-    Ok(Hop { ifindex: out.ok_or(NoRoute::NotUnderstood)?, gateway, weight, source: None })
+    Ok(Hop {
+        ifindex: out.ok_or(NoRoute::NotUnderstood)?,
+        gateway,
+        weight,
+        source: None,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -222,7 +273,8 @@ mod tests {
         hop.interface_index = index;
         hop.hops = 1;
         hop.flags = flags;
-        hop.attributes.push(RouteAttribute::Gateway(address(gateway).into()));
+        hop.attributes
+            .push(RouteAttribute::Gateway(address(gateway).into()));
         hop
     }
 
@@ -235,7 +287,15 @@ mod tests {
             RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]),
         ]);
         let route = read(&message).unwrap();
-        assert_eq!(route.hops, [Hop { ifindex: 3, gateway: Some(address("192.0.2.1")), weight: 1, source: Some(address("192.0.2.2")) }]);
+        assert_eq!(
+            route.hops,
+            [Hop {
+                ifindex: 3,
+                gateway: Some(address("192.0.2.1")),
+                weight: 1,
+                source: Some(address("192.0.2.2"))
+            }]
+        );
         assert_eq!(route.mtu, Some(1400));
     }
 
@@ -247,17 +307,35 @@ mod tests {
             hop(4, "192.0.2.5", none),
         ])]);
         let route = read(&message).unwrap();
-        assert_eq!(route.hops, [Hop { ifindex: 4, gateway: Some(address("192.0.2.5")), weight: 2, source: None }]);
+        assert_eq!(
+            route.hops,
+            [Hop {
+                ifindex: 4,
+                gateway: Some(address("192.0.2.5")),
+                weight: 2,
+                source: None
+            }]
+        );
 
-        let dead = unicast(vec![RouteAttribute::MultiPath(vec![hop(3, "192.0.2.1", RouteNextHopFlags::Dead)])]);
+        let dead = unicast(vec![RouteAttribute::MultiPath(vec![hop(
+            3,
+            "192.0.2.1",
+            RouteNextHopFlags::Dead,
+        )])]);
         assert_eq!(read(&dead), Err(NoRoute::Dead));
     }
 
     #[test]
     fn an_ipv4_route_may_have_an_ipv6_gateway() {
         let via = "fe80::1".parse().unwrap();
-        let message = unicast(vec![RouteAttribute::Oif(3), RouteAttribute::Via(RouteVia::Inet6(via))]);
-        assert_eq!(read(&message).unwrap().hops[0].gateway, Some(IpAddr::V6(via)));
+        let message = unicast(vec![
+            RouteAttribute::Oif(3),
+            RouteAttribute::Via(RouteVia::Inet6(via)),
+        ]);
+        assert_eq!(
+            read(&message).unwrap().hops[0].gateway,
+            Some(IpAddr::V6(via))
+        );
     }
 
     #[test]
@@ -277,14 +355,21 @@ mod tests {
 
     #[test]
     fn a_changed_route_matters_to_the_addresses_under_its_prefix() {
-        let mut route = unicast(vec![RouteAttribute::Destination(address("192.0.2.128").into())]);
+        let mut route = unicast(vec![RouteAttribute::Destination(
+            address("192.0.2.128").into(),
+        )]);
         route.header.destination_prefix_length = 25;
         assert!(covers(&route, address("192.0.2.200")));
         assert!(!covers(&route, address("192.0.2.100")));
         assert!(!covers(&route, address("2001:db8::1")));
-        assert!(covers(&unicast(vec![]), address("203.0.113.1")), "the default route");
+        assert!(
+            covers(&unicast(vec![]), address("203.0.113.1")),
+            "the default route"
+        );
 
-        let mut v6 = unicast(vec![RouteAttribute::Destination(address("2001:db8::").into())]);
+        let mut v6 = unicast(vec![RouteAttribute::Destination(
+            address("2001:db8::").into(),
+        )]);
         v6.header.address_family = AddressFamily::Inet6;
         v6.header.destination_prefix_length = 32;
         assert!(covers(&v6, address("2001:db8::9")));

@@ -47,7 +47,9 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { receive_buffer_bytes: 1 << 20 }
+        Self {
+            receive_buffer_bytes: 1 << 20,
+        }
     }
 }
 
@@ -79,7 +81,14 @@ impl Watcher {
         state.resync(&mut Pending::default()).await?;
         state.publish_links();
         tokio::spawn(state.run(monitor, options));
-        Ok((Self { tracked, links, netlink }, receiver))
+        Ok((
+            Self {
+                tracked,
+                links,
+                netlink,
+            },
+            receiver,
+        ))
     }
 
     /// Sets the addresses whose next hops are wanted, in place of the previous ones. Never waits.
@@ -151,7 +160,9 @@ impl State {
                 if self.events.is_closed() {
                     return;
                 }
-                match Netlink::open().and_then(|netlink| Ok((netlink, Monitor::open(options.receive_buffer_bytes)?))) {
+                match Netlink::open()
+                    .and_then(|netlink| Ok((netlink, Monitor::open(options.receive_buffer_bytes)?)))
+                {
                     Ok((netlink, fresh)) => {
                         self.netlink = netlink;
                         monitor = fresh;
@@ -160,7 +171,10 @@ impl State {
                     Err(error) => tracing::warn!(%error, "cannot follow the network"),
                 }
             }
-            let lost = Pending { lost: true, ..Pending::default() };
+            let lost = Pending {
+                lost: true,
+                ..Pending::default()
+            };
             if let Err(error) = self.act(lost).await {
                 tracing::warn!(%error, "cannot read the network");
             }
@@ -221,15 +235,24 @@ impl State {
             RouteNetlinkMessage::NewAddress(address) => self.links.apply_address(address, true),
             RouteNetlinkMessage::DelAddress(address) => self.links.apply_address(address, false),
             RouteNetlinkMessage::NewNeighbour(neighbour) => {
-                pending.neighbours.extend(self.neighbours.apply(neighbour, true, now));
+                pending
+                    .neighbours
+                    .extend(self.neighbours.apply(neighbour, true, now));
                 None
             }
             RouteNetlinkMessage::DelNeighbour(neighbour) => {
-                pending.neighbours.extend(self.neighbours.apply(neighbour, false, now));
+                pending
+                    .neighbours
+                    .extend(self.neighbours.apply(neighbour, false, now));
                 None
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                pending.routes.add(self.tracked.keys().copied().filter(|address| routes::covers(route, *address)));
+                pending.routes.add(
+                    self.tracked
+                        .keys()
+                        .copied()
+                        .filter(|address| routes::covers(route, *address)),
+                );
                 None
             }
             RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
@@ -292,13 +315,19 @@ impl State {
         let now = Instant::now();
         let changes = self.links.changes_to(&links);
         for change in &changes {
-            if let LinkChanged { before: Some(before), after: None } = change {
+            if let LinkChanged {
+                before: Some(before),
+                after: None,
+            } = change
+            {
                 self.neighbours.forget_link(before.ifindex, now);
             }
         }
         pending.links.extend(changes);
         self.links = links;
-        pending.neighbours.extend(self.neighbours.replace(&known, now));
+        pending
+            .neighbours
+            .extend(self.neighbours.replace(&known, now));
         pending.routes = Stale::All;
         Ok(())
     }
@@ -324,11 +353,22 @@ impl State {
         for (address, after) in decided {
             let Decision { next_hop, why, .. } = after.decision.clone();
             let before = self.tracked.insert(address, after);
-            if before.is_none_or(|before| (before.decision.next_hop, &before.decision.why) != (next_hop, &why)) {
-                self.send(Event::NextHop(NextHopChanged { address, next_hop, why })).await;
+            if before.is_none_or(|before| {
+                (before.decision.next_hop, &before.decision.why) != (next_hop, &why)
+            }) {
+                self.send(Event::NextHop(NextHopChanged {
+                    address,
+                    next_hop,
+                    why,
+                }))
+                .await;
             }
         }
-        let watched = self.tracked.values().flat_map(|tracked| tracked.decision.neighbours.iter().copied()).collect();
+        let watched = self
+            .tracked
+            .values()
+            .flat_map(|tracked| tracked.decision.neighbours.iter().copied())
+            .collect();
         self.neighbours.watch(&watched, Instant::now());
         Ok(())
     }
@@ -341,9 +381,15 @@ impl State {
             message.header.family = AddressFamily::from(address);
             message.header.ifindex = ifindex;
             message.header.flags = NeighbourFlags::Use;
-            message.attributes.push(NeighbourAttribute::Destination(address.into()));
+            message
+                .attributes
+                .push(NeighbourAttribute::Destination(address.into()));
             let message = RouteNetlinkMessage::NewNeighbour(message);
-            if let Err(error) = self.netlink.change("resolve a neighbour", message, NLM_F_CREATE).await {
+            if let Err(error) = self
+                .netlink
+                .change("resolve a neighbour", message, NLM_F_CREATE)
+                .await
+            {
                 // ENOBUFS here is a full neighbour table (net.ipv4.neigh.default.gc_thresh3), which lasts.
                 if attempt == 0 {
                     tracing::warn!(%address, ifindex, %error, "cannot make the kernel resolve a neighbour; will repeat");
