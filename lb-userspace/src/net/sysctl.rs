@@ -10,11 +10,28 @@ use serde::{Deserialize, Serialize};
 
 /// A setting under `/proc/sys/net`, in the network namespace of the calling thread.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Key {
     family: Family,
     /// An interface, or `all` or `default`.
     scope: String,
     name: String,
+}
+
+/// A key as a record file has it, which could name any path.
+#[derive(Deserialize)]
+struct Unchecked {
+    family: Family,
+    scope: String,
+    name: String,
+}
+
+impl TryFrom<Unchecked> for Key {
+    type Error = SysctlError;
+
+    fn try_from(key: Unchecked) -> Result<Self, SysctlError> {
+        Self::new(key.family, &key.scope, &key.name)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,7 +62,7 @@ pub struct Change {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
-    #[error("{name:?} is not the name of an interface")]
+    #[error("{name:?} is not the name of an interface or a setting")]
     Name { name: String },
     #[error("cannot read {key}: {source}")]
     Read { key: Key, source: io::Error },
@@ -206,6 +223,11 @@ impl Key {
                 name: scope.to_owned(),
             });
         }
+        if !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+            return Err(SysctlError::Name {
+                name: name.to_owned(),
+            });
+        }
         Ok(Self {
             family,
             scope: scope.to_owned(),
@@ -310,6 +332,23 @@ mod tests {
                 matches!(needed_for_nat(&[name], true), Err(SysctlError::Name { .. })),
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_back_and_cannot_name_other_files() {
+        let change = Change {
+            key: Key::new(Family::Ipv4, "eth0", "rp_filter").unwrap(),
+            before: "1".into(),
+            after: "2".into(),
+        };
+        let text = serde_json::to_string(&change).unwrap();
+        assert_eq!(serde_json::from_str::<Change>(&text).unwrap(), change);
+        for evil in [
+            text.replace("eth0", ".."),
+            text.replace("rp_filter", "../../x"),
+        ] {
+            assert!(serde_json::from_str::<Change>(&evil).is_err(), "{evil}");
         }
     }
 
