@@ -42,6 +42,10 @@ impl Namespace {
             File::open("/proc/thread-self/ns/net").expect("procfs")
         });
         let namespace = Self(namespace.join().expect("the thread that made a namespace"));
+        // Otherwise IPv6 addresses go with the link.
+        namespace.run(|| {
+            std::fs::write("/proc/sys/net/ipv6/conf/all/keep_addr_on_down", "1").expect("IPv6")
+        });
         namespace.ip("link set lo up");
         namespace
     }
@@ -451,21 +455,21 @@ fn of_several_ways_a_living_one_is_taken() {
         lab.lb
             .ip("route add 2001:db8::/32 nexthop via fd00:0::2 nexthop via fd00:1::2");
         let (watcher, mut events) = watcher().await;
-        for backend in ["198.51.100.7", "2001:db8::7"] {
-            watcher.track([ip(backend)]);
-            let chosen = events.resolved(backend).await;
-            // Once both neighbours are known the choice may move to the preferred one, and then stays.
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            let mut chosen = chosen.ifindex;
-            while let Ok(event) = events.0.try_recv() {
-                if let Event::NextHop(NextHopChanged {
-                    next_hop: Some(hop),
-                    ..
-                }) = event
-                {
-                    chosen = hop.ifindex;
-                }
+        for (backend, gateways) in [
+            ("198.51.100.7", ["10.0.0.2", "10.0.1.2"]),
+            ("2001:db8::7", ["fd00:0::2", "fd00:1::2"]),
+        ] {
+            watcher.track(gateways.map(ip));
+            let mut missing = BTreeSet::from(gateways.map(ip));
+            while !missing.is_empty() {
+                let known = events.wait("the gateways", |event| match event {
+                    Event::NextHop(change) if change.next_hop.is_some() => Some(change.address),
+                    _ => None,
+                });
+                missing.remove(&known.await);
             }
+            watcher.track([ip(backend)]);
+            let chosen = events.resolved(backend).await.ifindex;
             let (dying, other) = if chosen == lab.index("lb0") {
                 (0, PEER1_MAC)
             } else {
@@ -711,15 +715,16 @@ fn an_announcement_moves_the_vip_in_the_caches_of_its_neighbours() {
                 arp,
                 router: false,
             };
-            announcer.send(&news).expect("sent");
+            // Repeated as a daemon does: IPv6 hears nothing in the first second after its link came up.
             let deadline = Instant::now() + PATIENCE;
             loop {
+                announcer.send(&news).expect("sent");
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 let entry = lab.peer.ip(&format!("neigh show {vip} dev peer0"));
                 if entry.contains("02:00:00:00:00:00") {
                     break;
                 }
                 assert!(Instant::now() < deadline, "{vip} {arp:?}: {entry}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     });

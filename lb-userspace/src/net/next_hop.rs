@@ -105,7 +105,7 @@ pub fn decide(
         }
     }
     let Some((chosen, _)) = best else {
-        return Decision::unresolved(NoRoute::Dead.into(), watched);
+        return Decision::unresolved(NoRoute::NotUnderstood.into(), watched);
     };
     let interface = || {
         links

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-        RouteNextHopFlags, RouteType, RouteVia,
+        RouteType, RouteVia,
     },
 };
 
@@ -16,7 +16,7 @@ use super::netlink::{Netlink, NetlinkError};
 /// The route to one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// At least one, unless the route has none that lives.
+    /// At least one.
     pub hops: Vec<Hop>,
     /// The route's own MTU (`ip route ... mtu N`), in bytes.
     pub mtu: Option<u32>,
@@ -47,8 +47,6 @@ pub enum NoRoute {
     NotUnicast,
     #[error("its route encapsulates (ip route ... encap); give the backend a plain route")]
     Encapsulated,
-    #[error("every hop of its route is dead")]
-    Dead,
     #[error("the kernel's answer was not understood")]
     NotUnderstood,
     #[error("the kernel cannot look up its route: {}", std::io::Error::from_raw_os_error(*.0))]
@@ -179,27 +177,15 @@ fn read(message: &RouteMessage) -> Result<Route, NoRoute> {
         }
     }
     let Some(several) = several else {
-        if message
-            .header
-            .flags
-            .intersects(RouteFlags::Dead | RouteFlags::Linkdown)
-        {
-            return Err(NoRoute::Dead);
-        }
         route.hops.push(Hop {
             source,
             ..read_hop(&message.attributes, None, 1)?
         });
         return Ok(route);
     };
-    let mut dropped = NoRoute::Dead;
+    // Hops marked dead or without link stay in: the interface says better why, and when it is back.
+    let mut dropped = NoRoute::NotUnderstood;
     for hop in several {
-        if hop
-            .flags
-            .intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown)
-        {
-            continue;
-        }
         match read_hop(
             &hop.attributes,
             Some(hop.interface_index),
@@ -254,7 +240,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtnetlink::packet_route::route::RouteNextHop;
+    use rtnetlink::packet_route::route::{RouteLwEnCapType, RouteNextHop};
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -268,11 +254,10 @@ mod tests {
         message
     }
 
-    fn hop(index: u32, gateway: &str, flags: RouteNextHopFlags) -> RouteNextHop {
+    fn hop(index: u32, gateway: &str) -> RouteNextHop {
         let mut hop = RouteNextHop::default();
         hop.interface_index = index;
         hop.hops = 1;
-        hop.flags = flags;
         hop.attributes
             .push(RouteAttribute::Gateway(address(gateway).into()));
         hop
@@ -300,29 +285,29 @@ mod tests {
     }
 
     #[test]
-    fn dead_hops_are_left_out_and_weights_start_at_one() {
-        let none = RouteNextHopFlags::empty();
+    fn every_hop_counts_that_a_frame_can_take_and_weights_start_at_one() {
+        let mut tunnel = hop(3, "192.0.2.1");
+        tunnel
+            .attributes
+            .push(RouteAttribute::EncapType(RouteLwEnCapType::Mpls));
         let message = unicast(vec![RouteAttribute::MultiPath(vec![
-            hop(3, "192.0.2.1", RouteNextHopFlags::Linkdown),
-            hop(4, "192.0.2.5", none),
+            tunnel.clone(),
+            hop(4, "192.0.2.5"),
         ])]);
         let route = read(&message).unwrap();
+        let gateway = Some(address("192.0.2.5"));
         assert_eq!(
             route.hops,
             [Hop {
                 ifindex: 4,
-                gateway: Some(address("192.0.2.5")),
+                gateway,
                 weight: 2,
                 source: None
             }]
         );
 
-        let dead = unicast(vec![RouteAttribute::MultiPath(vec![hop(
-            3,
-            "192.0.2.1",
-            RouteNextHopFlags::Dead,
-        )])]);
-        assert_eq!(read(&dead), Err(NoRoute::Dead));
+        let only = unicast(vec![RouteAttribute::MultiPath(vec![tunnel])]);
+        assert_eq!(read(&only), Err(NoRoute::Encapsulated));
     }
 
     #[test]
