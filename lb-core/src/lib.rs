@@ -1,5 +1,8 @@
-//! What should be true: pure decisions, time passed in. No sockets, no clock, no aya, no tokio.
+//! What should be true: the decisions of the load balancer as pure functions and state machines. Time is an
+//! argument (a [`core::time::Duration`] since an origin that the caller chooses); sockets, files and clocks are
+//! the caller's.
 
 #![forbid(unsafe_code)]
 
+pub mod model;
 pub mod plan;

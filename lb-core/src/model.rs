@@ -1,0 +1,291 @@
+//! The validated configuration: what is in a [`Model`] holds, so that nobody after `config` checks it again.
+//!
+//! The file as written is another type (see `config`). Adding a key means: a field here, a row in the schema of
+//! `config`, and its conversion beside it.
+
+mod digest;
+mod name;
+
+use core::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+pub use self::{
+    digest::Digest,
+    name::{NameError, NodeName, ServiceName},
+};
+
+/// Everything that one configuration file says, for both nodes.
+///
+/// Guaranteed: service names and (VIP, protocol, port) are unique; no backend has a VIP's address; `nat` services
+/// share no backend (address, protocol, port); the whole fits [`Capacity`]. There may be no service at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Model {
+    /// In the order of the file.
+    pub services: Vec<Service>,
+    /// At least one.
+    pub nodes: BTreeMap<NodeName, Node>,
+    pub dataplane: Dataplane,
+}
+
+impl Model {
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.iter().find(|s| s.key() == *key)
+    }
+
+    /// Every address that the active node answers for, once, in order.
+    pub fn vips(&self) -> std::collections::BTreeSet<IpAddr> {
+        self.services.iter().map(|s| s.vip).collect()
+    }
+}
+
+/// One host of the pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// Where the XDP program is attached; at least one, no name twice.
+    pub interfaces: Vec<String>,
+    /// Where the VIPs are added and announced; the first of `interfaces` unless the file says otherwise.
+    pub vip_interface: String,
+    pub xdp: XdpMode,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// Native, or generic with a warning where the driver has no XDP.
+    #[default]
+    Auto,
+    Native,
+    Generic,
+}
+
+/// What is the same for all services and both nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dataplane {
+    /// Seed of the flow hash and of the slot tables; the same on both nodes, so that both give the same answer.
+    pub hash_seed: u64,
+    pub capacity: Capacity,
+}
+
+impl Default for Dataplane {
+    fn default() -> Self {
+        Self {
+            hash_seed: 0x6675_7461_676f,
+            capacity: Capacity::default(),
+        }
+    }
+}
+
+/// Sizes of the tables, which the kernel allocates in full when they are created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Capacity {
+    pub max_services: u32,
+    /// Backends of all services together.
+    pub max_backends: u32,
+    /// Slots of all services together. The table needs twice as many: the next one is built beside the one in use.
+    pub max_slots: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            max_services: 1024,
+            max_backends: 65_536,
+            max_slots: 64 * DEFAULT_SLOTS,
+        }
+    }
+}
+
+/// A prime, as Maglev needs it.
+pub const DEFAULT_SLOTS: u32 = 65_537;
+/// Slots name a backend by 16 bits, where 0 is "none".
+pub const MAX_BACKENDS_PER_SERVICE: usize = u16::MAX as usize;
+pub const MAX_WEIGHT: u16 = 1000;
+
+/// One virtual IP, protocol and port, and who serves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Service {
+    pub name: ServiceName,
+    /// A unicast address; never IPv4-mapped, loopback, link-local or unspecified.
+    pub vip: IpAddr,
+    pub protocol: Protocol,
+    /// Not 0.
+    pub port: u16,
+    pub mode: Mode,
+    pub hash: HashPolicy,
+    /// Size of the slot table: a prime, at least the number of backends.
+    pub slots: u32,
+    /// All of the VIP's address family; no [`BackendKey`] twice.
+    pub backends: Vec<Backend>,
+    /// `None`: every backend counts as healthy.
+    pub check: Option<Check>,
+}
+
+impl Service {
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey {
+            vip: self.vip,
+            protocol: self.protocol,
+            port: self.port,
+        }
+    }
+}
+
+/// What a packet is matched by, and so the identity of a service; its name may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ServiceKey {
+    pub vip: IpAddr,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}/{}",
+            SocketAddr::new(self.vip, self.port),
+            self.protocol
+        )
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// The number in the IP header.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// How a packet is changed on its way to the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Destination becomes the backend; its replies come back through the load balancer.
+    Nat,
+    /// Only the destination MAC changes; the backend answers the client directly.
+    L2Dsr,
+}
+
+impl Mode {
+    /// Whether a backend may listen on another port than the service's.
+    pub fn translates_port(self) -> bool {
+        match self {
+            Self::Nat => true,
+            Self::L2Dsr => false,
+        }
+    }
+
+    /// Whether replies pass the load balancer and are told apart by the backend's address and port alone.
+    pub fn matches_replies(self) -> bool {
+        match self {
+            Self::Nat => true,
+            Self::L2Dsr => false,
+        }
+    }
+}
+
+/// Which parts of a packet choose its slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum HashPolicy {
+    /// Both addresses, both ports and the protocol.
+    #[default]
+    #[serde(rename = "l3+l4")]
+    L3L4,
+    /// Both addresses.
+    #[serde(rename = "l3")]
+    L3,
+    /// The client's address: all its connections reach one backend.
+    #[serde(rename = "source")]
+    Source,
+}
+
+/// A real server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Backend {
+    /// For people; not part of its identity.
+    pub name: Option<String>,
+    /// A unicast address; never IPv4-mapped, and no VIP.
+    pub address: IpAddr,
+    /// The port that it listens on; the service's own unless [`Mode::translates_port`].
+    pub port: u16,
+    /// `0..=MAX_WEIGHT`; 0 is drained by hand.
+    pub weight: u16,
+}
+
+impl Backend {
+    pub fn key(&self) -> BackendKey {
+        BackendKey {
+            address: self.address,
+            port: self.port,
+        }
+    }
+}
+
+/// Identity of a backend within its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct BackendKey {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+/// How the daemon finds out whether a backend serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub kind: CheckKind,
+    /// From one probe's start to the next one's.
+    pub interval: Duration,
+    /// Not longer than `interval`: there is one probe at a time.
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend back; not 0.
+    pub rise: u32,
+    /// Failures in a row that take it out; not 0.
+    pub fall: u32,
+    /// The port that is probed, where it is not the backend's own.
+    pub port: Option<u16>,
+}
+
+impl Check {
+    /// Where to send the probe.
+    pub fn target(&self, backend: &Backend) -> SocketAddr {
+        SocketAddr::new(backend.address, self.port.unwrap_or(backend.port))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckKind {
+    /// A connection is accepted.
+    Tcp,
+}
