@@ -4,5 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod health;
+pub mod maglev;
+mod mix;
 pub mod model;
 pub mod plan;

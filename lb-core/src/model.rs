@@ -38,10 +38,25 @@ impl Model {
         self.services.iter().find(|s| s.key() == *key)
     }
 
+    /// `futago run --node NAME`.
+    pub fn node(&self, name: &str) -> Result<&Node, UnknownNode> {
+        self.nodes.get(name).ok_or_else(|| UnknownNode {
+            name: name.to_owned(),
+            known: self.nodes.keys().cloned().collect(),
+        })
+    }
+
     /// Every address that the active node answers for, once, in order.
     pub fn vips(&self) -> std::collections::BTreeSet<IpAddr> {
         self.services.iter().map(|s| s.vip).collect()
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration has no [node.{name}]; it has: {}", .known.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", "))]
+pub struct UnknownNode {
+    pub name: String,
+    pub known: Vec<NodeName>,
 }
 
 /// One host of the pair.
@@ -76,7 +91,7 @@ pub struct Dataplane {
 impl Default for Dataplane {
     fn default() -> Self {
         Self {
-            hash_seed: 0x6675_7461_676f,
+            hash_seed: DEFAULT_HASH_SEED,
             capacity: Capacity::default(),
         }
     }
@@ -102,6 +117,8 @@ impl Default for Capacity {
     }
 }
 
+/// Any number would do; it is the same on all nodes that do not say another.
+pub const DEFAULT_HASH_SEED: u64 = 0x6675_7461_676f;
 /// A prime, as Maglev needs it.
 pub const DEFAULT_SLOTS: u32 = 65_537;
 /// Slots name a backend by 16 bits, where 0 is "none".
@@ -112,7 +129,7 @@ pub const MAX_WEIGHT: u16 = 1000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Service {
     pub name: ServiceName,
-    /// A unicast address; never IPv4-mapped, loopback, link-local or unspecified.
+    /// A unicast address; never IPv4-mapped, loopback, IPv6 link-local or unspecified.
     pub vip: IpAddr,
     pub protocol: Protocol,
     /// Not 0.
@@ -230,7 +247,7 @@ pub enum HashPolicy {
 pub struct Backend {
     /// For people; not part of its identity.
     pub name: Option<String>,
-    /// A unicast address; never IPv4-mapped, and no VIP.
+    /// A unicast address like `vip`, and no VIP.
     pub address: IpAddr,
     /// The port that it listens on; the service's own unless [`Mode::translates_port`].
     pub port: u16,

@@ -52,6 +52,14 @@ macro_rules! name {
             }
         }
 
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+
+            fn try_from(name: String) -> Result<Self, NameError> {
+                Self::new(name)
+            }
+        }
+
         impl FromStr for $type {
             type Err = NameError;
 

@@ -1,0 +1,155 @@
+//! The sections as they were written: each key judged by itself, its position kept. A `None` is a mistake that was
+//! reported already, or a key that is not there and need not be.
+
+use core::net::IpAddr;
+
+use toml::de::DeTable;
+
+use super::{
+    diagnostic::{Diagnostic, Sink, Span},
+    reader::{At, Table},
+    schema::{self, ROOT},
+    words::CheckType,
+};
+use crate::model::{HashPolicy, Mode, NodeName, Protocol, ServiceName, XdpMode};
+
+pub(super) struct File {
+    pub nodes: Vec<Node>,
+    pub services: Vec<Service>,
+    pub dataplane: Dataplane,
+}
+
+pub(super) struct Node {
+    pub name: Option<NodeName>,
+    pub interfaces: Option<At<Vec<At<String>>>>,
+    pub vip_interface: Option<At<String>>,
+    pub xdp: Option<At<XdpMode>>,
+}
+
+pub(super) struct Service {
+    pub header: Span,
+    pub name: Option<At<ServiceName>>,
+    pub vip: Option<At<IpAddr>>,
+    pub protocol: Option<At<Protocol>>,
+    pub port: Option<At<u16>>,
+    pub mode: Option<At<Mode>>,
+    pub hash: Option<At<HashPolicy>>,
+    pub slots: Option<At<u32>>,
+    pub backends: Vec<Backend>,
+    pub check: Option<Check>,
+}
+
+pub(super) struct Backend {
+    pub address: Option<At<IpAddr>>,
+    pub port: Option<At<u16>>,
+    pub weight: Option<At<u16>>,
+    pub name: Option<At<String>>,
+}
+
+pub(super) struct Check {
+    pub kind: Option<At<CheckType>>,
+    pub interval_ms: Option<At<u32>>,
+    pub timeout_ms: Option<At<u32>>,
+    pub rise: Option<At<u32>>,
+    pub fall: Option<At<u32>>,
+    pub port: Option<At<u16>>,
+}
+
+pub(super) struct Dataplane {
+    pub xdp: Option<At<XdpMode>>,
+    pub slots: Option<At<u32>>,
+    pub hash_seed: Option<At<u64>>,
+    pub max_services: Option<At<u32>>,
+    pub max_backends: Option<At<u32>>,
+    pub max_slots: Option<At<u32>>,
+}
+
+pub(super) fn read<'t>(table: &'t DeTable<'t>, sink: &'t Sink) -> File {
+    let root = Table::open(&ROOT, table, 0..0, sink);
+    let empty = DeTable::new();
+    let dataplane = root.table(&schema::root::DATAPLANE).map_or_else(
+        || dataplane(&Table::open(&schema::DATAPLANE, &empty, 0..0, sink)),
+        |table| dataplane(&table),
+    );
+    File {
+        nodes: root
+            .named_tables(&schema::root::NODE)
+            .into_iter()
+            .map(|(name, t)| node(name, &t, sink))
+            .collect(),
+        services: root
+            .tables(&schema::root::SERVICE)
+            .iter()
+            .map(service)
+            .collect(),
+        dataplane,
+    }
+}
+
+fn node(name: At<String>, table: &Table<'_>, sink: &Sink) -> Node {
+    use schema::node::{INTERFACES, VIP_INTERFACE, XDP};
+    let name = NodeName::new(name.value)
+        .map_err(|error| {
+            sink.push(Diagnostic::error(
+                name.span,
+                format!("name of the node: {error}"),
+            ))
+        })
+        .ok();
+    Node {
+        name,
+        interfaces: table.texts(&INTERFACES),
+        vip_interface: table.text(&VIP_INTERFACE),
+        xdp: table.word(&XDP),
+    }
+}
+
+fn service(table: &Table<'_>) -> Service {
+    use schema::service::{BACKEND, CHECK, HASH, MODE, NAME, PORT, PROTOCOL, SLOTS, VIP};
+    Service {
+        header: table.span.clone(),
+        name: table.name(&NAME),
+        vip: table.address(&VIP),
+        protocol: table.word(&PROTOCOL),
+        port: table.number(&PORT),
+        mode: table.word(&MODE),
+        hash: table.word(&HASH),
+        slots: table.number(&SLOTS),
+        backends: table.tables(&BACKEND).iter().map(backend).collect(),
+        check: table.table(&CHECK).as_ref().map(check),
+    }
+}
+
+fn backend(table: &Table<'_>) -> Backend {
+    use schema::backend::{ADDRESS, NAME, PORT, WEIGHT};
+    Backend {
+        address: table.address(&ADDRESS),
+        port: table.number(&PORT),
+        weight: table.number(&WEIGHT),
+        name: table.text(&NAME),
+    }
+}
+
+fn check(table: &Table<'_>) -> Check {
+    use schema::check::{FALL, INTERVAL_MS, PORT, RISE, TIMEOUT_MS, TYPE};
+    Check {
+        kind: table.word(&TYPE),
+        interval_ms: table.number(&INTERVAL_MS),
+        timeout_ms: table.number(&TIMEOUT_MS),
+        rise: table.number(&RISE),
+        fall: table.number(&FALL),
+        port: table.number(&PORT),
+    }
+}
+
+fn dataplane(table: &Table<'_>) -> Dataplane {
+    use schema::dataplane::{HASH_SEED, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, SLOTS, XDP};
+    Dataplane {
+        xdp: table.word(&XDP),
+        slots: table.number(&SLOTS),
+        hash_seed: table.number(&HASH_SEED),
+        max_services: table.number(&MAX_SERVICES),
+        max_backends: table.number(&MAX_BACKENDS),
+        max_slots: table.number(&MAX_SLOTS),
+    }
+}

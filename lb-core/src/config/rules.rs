@@ -1,0 +1,117 @@
+//! What must hold among the keys: a file in, a [`Model`] out, every contradiction reported.
+
+mod among;
+mod capacity;
+mod prime;
+mod service;
+
+use std::collections::BTreeMap;
+
+use super::{
+    diagnostic::{Diagnostic, Sink},
+    file::{self, File},
+    reader::At,
+};
+use crate::model::{Dataplane, Model, Node, NodeName, XdpMode};
+
+pub use self::prime::next_prime;
+
+/// `None` if anything was reported as an error, here or by the reader.
+pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
+    let nodes = nodes(&file.nodes, file.dataplane.xdp.as_ref(), sink);
+    let slots_default = file
+        .dataplane
+        .slots
+        .as_ref()
+        .and_then(|slots| prime::check(slots, sink));
+    let capacity = capacity::check(&file, slots_default, sink);
+    among::check(&file.services, sink);
+    let services: Vec<_> = file
+        .services
+        .into_iter()
+        .map(|service| service::check(service, slots_default, sink))
+        .collect();
+
+    Some(Model {
+        services: services.into_iter().collect::<Option<_>>()?,
+        nodes: nodes?,
+        dataplane: Dataplane {
+            hash_seed: file.dataplane.hash_seed?.value,
+            capacity: capacity?,
+        },
+    })
+}
+
+fn nodes(
+    nodes: &[file::Node],
+    xdp: Option<&At<XdpMode>>,
+    sink: &Sink,
+) -> Option<BTreeMap<NodeName, Node>> {
+    let nodes: Vec<_> = nodes
+        .iter()
+        .map(|written| Some((written.name.clone()?, node(written, xdp, sink)?)))
+        .collect();
+    nodes.into_iter().collect()
+}
+
+fn node(written: &file::Node, xdp: Option<&At<XdpMode>>, sink: &Sink) -> Option<Node> {
+    if let Some(name) = &written.vip_interface {
+        check_interface_name(name, sink);
+    }
+    let list = written.interfaces.as_ref()?;
+    let mut interfaces: Vec<String> = Vec::new();
+    for (index, name) in list.value.iter().enumerate() {
+        check_interface_name(name, sink);
+        if let Some(first) = list
+            .value
+            .iter()
+            .take(index)
+            .find(|first| first.value == name.value)
+        {
+            sink.push(
+                Diagnostic::error(
+                    name.span.clone(),
+                    format!("interface `{}` is listed twice", name.value),
+                )
+                .label("remove it")
+                .related(first.span.clone(), "first here"),
+            );
+        }
+        interfaces.push(name.value.clone());
+    }
+    let Some(first) = interfaces.first() else {
+        sink.push(
+            Diagnostic::error(list.span.clone(), "the node has no interface")
+                .label("name at least one")
+                .help("interfaces = [\"eth0\"]; `ip -br link` lists what the host has"),
+        );
+        return None;
+    };
+    Some(Node {
+        vip_interface: written
+            .vip_interface
+            .as_ref()
+            .map_or_else(|| first.clone(), |name| name.value.clone()),
+        xdp: written.xdp.as_ref().or(xdp)?.value,
+        interfaces,
+    })
+}
+
+/// As the kernel's `dev_valid_name`: 1 to 15 bytes, no slash, colon or blank, not `.` or `..`.
+fn check_interface_name(name: &At<String>, sink: &Sink) {
+    let text = &name.value;
+    let valid = (1..=15).contains(&text.len())
+        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+        && text != "."
+        && text != "..";
+    if !valid {
+        sink.push(
+            Diagnostic::error(
+                name.span.clone(),
+                format!("{text:?} cannot be the name of a network interface"),
+            )
+            .label("1 to 15 bytes, without `/`, `:` or blanks")
+            .help("`ip -br link` lists the interfaces of the host"),
+        );
+    }
+}

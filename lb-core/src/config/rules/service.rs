@@ -1,0 +1,254 @@
+//! One service: its backends and its check must fit its address, its mode and its table.
+
+use core::time::Duration;
+use std::collections::HashMap;
+
+use super::prime;
+use crate::{
+    config::{
+        diagnostic::{Diagnostic, Sink},
+        file,
+        reader::At,
+        schema::check::TIMEOUT_MS_DEFAULT,
+        words::CheckType,
+    },
+    model::{Backend, BackendKey, Check, CheckKind, MAX_BACKENDS_PER_SERVICE, Protocol, Service},
+};
+
+pub(super) fn check(
+    written: file::Service,
+    slots_default: Option<u32>,
+    sink: &Sink,
+) -> Option<Service> {
+    let slots = match &written.slots {
+        Some(slots) => prime::check(slots, sink),
+        None => slots_default,
+    };
+    families(&written, sink);
+    ports(&written, sink);
+    duplicates(&written, sink);
+    table_size(&written, slots, sink);
+    unserved(&written, sink);
+    let check = match &written.check {
+        Some(check) => Some(health_check(check, &written, sink)?),
+        None => None,
+    };
+
+    let port = written.port.as_ref()?.value;
+    let backends: Option<Vec<_>> = written
+        .backends
+        .into_iter()
+        .map(|b| backend(b, port))
+        .collect();
+    Some(Service {
+        name: written.name?.value,
+        vip: written.vip?.value,
+        protocol: written.protocol?.value,
+        port,
+        mode: written.mode?.value,
+        hash: written.hash?.value,
+        slots: slots?,
+        backends: backends?,
+        check,
+    })
+}
+
+fn backend(written: file::Backend, service_port: u16) -> Option<Backend> {
+    Some(Backend {
+        name: written.name.map(|name| name.value),
+        address: written.address?.value,
+        port: written.port.map_or(service_port, |port| port.value),
+        weight: written.weight?.value,
+    })
+}
+
+fn families(service: &file::Service, sink: &Sink) {
+    let Some(vip) = &service.vip else { return };
+    let family = |ipv4| if ipv4 { "IPv4" } else { "IPv6" };
+    for address in service.backends.iter().filter_map(|b| b.address.as_ref()) {
+        if address.value.is_ipv4() != vip.value.is_ipv4() {
+            let (wanted, found) = (family(vip.value.is_ipv4()), family(address.value.is_ipv4()));
+            sink.push(
+                Diagnostic::error(
+                    address.span.clone(),
+                    format!(
+                        "backend {} is {found} behind an {wanted} VIP",
+                        address.value
+                    ),
+                )
+                .label(format!("write its {wanted} address"))
+                .related(vip.span.clone(), format!("the VIP is {wanted}"))
+                .help(format!(
+                    "or serve {found} clients by a [[service]] with an {found} VIP"
+                )),
+            );
+        }
+    }
+}
+
+fn ports(service: &file::Service, sink: &Sink) {
+    let (Some(mode), Some(port)) = (&service.mode, &service.port) else {
+        return;
+    };
+    if mode.value.translates_port() {
+        return;
+    }
+    for own in service.backends.iter().filter_map(|b| b.port.as_ref()) {
+        if own.value != port.value {
+            sink.push(
+                Diagnostic::error(
+                    own.span.clone(),
+                    format!(
+                        "the backend's port is {}, the service's {}",
+                        own.value, port.value
+                    ),
+                )
+                .label(format!("remove it, or write {}", port.value))
+                .related(
+                    mode.span.clone(),
+                    "this mode delivers packets with the port they came with",
+                )
+                .help("let the server listen on the service's port, or choose mode = \"nat\""),
+            );
+        }
+    }
+}
+
+fn duplicates(service: &file::Service, sink: &Sink) {
+    let Some(service_port) = &service.port else {
+        return;
+    };
+    let mut seen: HashMap<BackendKey, &At<_>> = HashMap::new();
+    for backend in &service.backends {
+        let Some(address) = &backend.address else {
+            continue;
+        };
+        let port = backend.port.as_ref().unwrap_or(service_port).value;
+        let key = BackendKey {
+            address: address.value,
+            port,
+        };
+        if let Some(first) = seen.insert(key, address) {
+            sink.push(
+                Diagnostic::error(
+                    address.span.clone(),
+                    format!("backend {key} is in the service twice"),
+                )
+                .label("remove one")
+                .related(first.span.clone(), "first here")
+                .help("a larger share is a larger `weight`"),
+            );
+        }
+    }
+}
+
+fn table_size(service: &file::Service, slots: Option<u32>, sink: &Sink) {
+    let Some(slots) = slots else { return };
+    let count = service.backends.len();
+    let limit = MAX_BACKENDS_PER_SERVICE.min(slots as usize);
+    // At the key that was written, else at the service.
+    let span = service
+        .slots
+        .as_ref()
+        .map_or(&service.header, |slots| &slots.span)
+        .clone();
+    let wanted = u32::try_from(count)
+        .ok()
+        .and_then(|count| prime::next_prime(count.checked_mul(100)?));
+    let help = wanted.map(|prime| format!("slots = {prime} is 100 for each backend"));
+    let diagnostic = if count > limit {
+        Diagnostic::error(
+            span,
+            format!("the service has {count} backends and room for {limit}"),
+        )
+    } else if slots < u32::try_from(count).unwrap_or(u32::MAX).saturating_mul(100) {
+        Diagnostic::warning(span, format!("{slots} slots are few for {count} backends")).label(
+            "shares will differ from the weights, and changes move more flows than they must",
+        )
+    } else {
+        return;
+    };
+    sink.push(match help {
+        Some(help) if slots < 1 << 24 => diagnostic.help(help),
+        _ => diagnostic,
+    });
+}
+
+fn unserved(service: &file::Service, sink: &Sink) {
+    let warning = |message: &str| Diagnostic::warning(service.header.clone(), message);
+    if service.backends.is_empty() {
+        sink.push(
+            warning("the service has no backend")
+                .label("its packets are dropped")
+                .help("add: [[service.backend]]"),
+        );
+    } else if service
+        .backends
+        .iter()
+        .all(|b| b.weight.as_ref().is_some_and(|w| w.value == 0))
+    {
+        sink.push(
+            warning("every backend of the service has weight 0").label("its packets are dropped"),
+        );
+    } else if service.check.is_none() {
+        sink.push(
+            warning("the service has no check")
+                .label("a dead backend keeps its share of the clients")
+                .help("add: [service.check] with type = \"tcp\""),
+        );
+    }
+}
+
+fn health_check(written: &file::Check, service: &file::Service, sink: &Sink) -> Option<Check> {
+    let kind = written.kind.as_ref()?;
+    let interval = written.interval_ms.as_ref()?;
+    let timeout_ms = written
+        .timeout_ms
+        .as_ref()
+        .map_or(interval.value.min(TIMEOUT_MS_DEFAULT), |t| t.value);
+    if let Some(timeout) = written
+        .timeout_ms
+        .as_ref()
+        .filter(|timeout| timeout.value > interval.value)
+    {
+        sink.push(
+            Diagnostic::error(
+                timeout.span.clone(),
+                format!(
+                    "`timeout_ms` is {}, longer than the interval",
+                    timeout.value
+                ),
+            )
+            .label(format!("at most {}", interval.value))
+            .related(
+                interval.span.clone(),
+                format!("`interval_ms` is {}", interval.value),
+            )
+            .help("there is one probe at a time: one ends before the next begins"),
+        );
+    }
+    let udp = service
+        .protocol
+        .as_ref()
+        .is_some_and(|protocol| protocol.value == Protocol::Udp);
+    let kind = match kind.value {
+        CheckType::Tcp => {
+            if udp && written.port.is_none() {
+                sink.push(
+                    Diagnostic::warning(kind.span.clone(), "a TCP check for a UDP service")
+                        .label("healthy only if the server also accepts TCP on this port")
+                        .help("write the port that it accepts TCP on, as `port` of the check"),
+                );
+            }
+            CheckKind::Tcp
+        }
+    };
+    Some(Check {
+        kind,
+        interval: Duration::from_millis(interval.value.into()),
+        timeout: Duration::from_millis(timeout_ms.into()),
+        rise: written.rise.as_ref()?.value,
+        fall: written.fall.as_ref()?.value,
+        port: written.port.as_ref().map(|port| port.value),
+    })
+}
