@@ -1,6 +1,10 @@
 //! What is wrong, where, and what to write instead: the mistakes and warnings of one file.
 
-use core::{cell::RefCell, ops::Range};
+use core::{
+    cell::RefCell,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
 
 use serde::Serialize;
 
@@ -92,21 +96,28 @@ impl Sink {
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> Diagnostic {
     let span = error.span().unwrap_or(text.len()..text.len());
     let diagnostic = Diagnostic::error(span.clone(), error.message());
-    let word = text.get(span).unwrap_or_default();
-    if word.is_empty() {
-        diagnostic
-    } else if word
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || ".:/-_".contains(c))
-        && word
-            .chars()
-            .any(|c| c.is_ascii_alphabetic() || ".:/".contains(c))
-        && error.message().contains("quote")
-    {
-        diagnostic.help(format!("text is written in quotes: \"{word}\""))
-    } else {
-        diagnostic
+    match unquoted_value(text, span) {
+        Some(value) => diagnostic
+            .label("text is written in quotes")
+            .help(format!("write \"{value}\"")),
+        None => diagnostic,
     }
+}
+
+/// The value around `span` if it is an address or a word that lacks its quotes.
+fn unquoted_value(text: &str, span: Span) -> Option<&str> {
+    let outside = |c: char| !c.is_ascii_alphanumeric() && !".:/-_+".contains(c);
+    let before = text.get(..span.start)?;
+    let start = before.trim_end_matches(|c| !outside(c)).len();
+    let value = text.get(start..)?.split(outside).next()?;
+    let is_value = before
+        .get(..start)?
+        .trim_end_matches([' ', '\t'])
+        .ends_with(['=', ',', '[']);
+    let is_text = value.parse::<IpAddr>().is_ok()
+        || value.parse::<SocketAddr>().is_ok()
+        || value.starts_with(|c: char| c.is_ascii_alphabetic());
+    (is_value && is_text).then_some(value)
 }
 
 /// All diagnostics of one file, with its text, so that they can be shown. `Display` gives the text for people.

@@ -264,7 +264,14 @@ impl<'t> Table<'t> {
                     .help(format!("begin the section with its name: {}", key.example)),
                 ),
                 None => {
-                    self.wrong_type::<()>(key, value.get_ref(), value.span());
+                    let found = article(value.get_ref().type_str());
+                    self.sink.push(
+                        Diagnostic::error(
+                            value.span(),
+                            format!("`{}.{}` is {found}, not a section", key.name, at.value),
+                        )
+                        .help(format!("such as {}", key.example)),
+                    );
                 }
             }
         }
@@ -285,7 +292,7 @@ impl<'t> Table<'t> {
         if let Some(value) = self.entries.get(key.name) {
             return Some((value.get_ref(), value.span()));
         }
-        if matches!(key.absent, Absent::Refused) {
+        if matches!(key.absent, Absent::Refused) && !self.has_misspelt(key) {
             let example = match key.kind {
                 Kind::Table(_) | Kind::Tables(_) | Kind::NamedTables(_) => key.example.to_owned(),
                 _ => format!("{} = {}", key.name, key.example),
@@ -299,6 +306,13 @@ impl<'t> Table<'t> {
             );
         }
         None
+    }
+
+    /// Whether an unknown key, which is reported, was probably meant to be `key`.
+    fn has_misspelt(&self, key: &Key) -> bool {
+        self.entries
+            .keys()
+            .any(|written| meant(self.section, written.get_ref()) == Some(key.name))
     }
 
     fn wrong_type<T>(&self, key: &Key, found: &DeValue<'_>, span: Span) -> Option<T> {
@@ -338,9 +352,20 @@ impl<'t> Table<'t> {
     }
 }
 
+/// The key of `section` that an unknown key was probably meant to be.
+fn meant(section: &Section, unknown: &str) -> Option<&'static str> {
+    let elsewhere = SECTIONS
+        .iter()
+        .any(|section| section.keys.iter().any(|key| key.name == unknown));
+    if elsewhere {
+        None
+    } else {
+        nearest(unknown, section.keys.iter().map(|key| key.name))
+    }
+}
+
 fn unknown_key(section: &'static Section, key: &str, span: Span) -> Diagnostic {
     let diagnostic = Diagnostic::error(span, format!("unknown key `{key}` in {}", section.header));
-    let names: Vec<&str> = section.keys.iter().map(|k| k.name).collect();
     let elsewhere: Vec<&str> = SECTIONS
         .iter()
         .filter(|s| s.keys.iter().any(|k| k.name == key))
@@ -348,9 +373,10 @@ fn unknown_key(section: &'static Section, key: &str, span: Span) -> Diagnostic {
         .collect();
     if !elsewhere.is_empty() {
         diagnostic.label(format!("belongs in {}", elsewhere.join(" or ")))
-    } else if let Some(meant) = nearest(key, names.iter().copied()) {
+    } else if let Some(meant) = meant(section, key) {
         diagnostic.label(format!("did you mean `{meant}`?"))
     } else {
+        let names: Vec<&str> = section.keys.iter().map(|k| k.name).collect();
         diagnostic.label("not known").help(format!(
             "keys of {}: {}",
             section.header,

@@ -97,7 +97,11 @@ impl Report {
             "", self.file, position.line, position.column
         )?;
         writeln!(f, "{:width$} |", "")?;
-        writeln!(f, "{:>width$} | {shown}", position.line)?;
+        writeln!(
+            f,
+            "{}",
+            format!("{:>width$} | {shown}", position.line).trim_end()
+        )?;
         let text = format!(
             "{:indent$}{marks} {}",
             "",

@@ -200,17 +200,34 @@ fn unserved(service: &file::Service, sink: &Sink) {
 }
 
 fn health_check(written: &file::Check, service: &file::Service, sink: &Sink) -> Option<Check> {
-    let kind = written.kind.as_ref()?;
-    let interval = written.interval_ms.as_ref()?;
+    check_times(written, sink);
+    let kind = match written.kind.as_ref()?.value {
+        CheckType::Tcp => {
+            warn_of_tcp_for_udp(written, service, sink);
+            CheckKind::Tcp
+        }
+    };
+    let interval_ms = written.interval_ms.as_ref()?.value;
+    // Not given, or refused: then no model comes of it.
     let timeout_ms = written
         .timeout_ms
         .as_ref()
-        .map_or(interval.value.min(TIMEOUT_MS_DEFAULT), |t| t.value);
-    if let Some(timeout) = written
-        .timeout_ms
-        .as_ref()
-        .filter(|timeout| timeout.value > interval.value)
-    {
+        .map_or(interval_ms.min(TIMEOUT_MS_DEFAULT), |timeout| timeout.value);
+    Some(Check {
+        kind,
+        interval: Duration::from_millis(interval_ms.into()),
+        timeout: Duration::from_millis(timeout_ms.into()),
+        rise: written.rise.as_ref()?.value,
+        fall: written.fall.as_ref()?.value,
+        port: written.port.as_ref().map(|port| port.value),
+    })
+}
+
+fn check_times(written: &file::Check, sink: &Sink) {
+    let (Some(interval), Some(timeout)) = (&written.interval_ms, &written.timeout_ms) else {
+        return;
+    };
+    if timeout.value > interval.value {
         sink.push(
             Diagnostic::error(
                 timeout.span.clone(),
@@ -227,28 +244,22 @@ fn health_check(written: &file::Check, service: &file::Service, sink: &Sink) -> 
             .help("there is one probe at a time: one ends before the next begins"),
         );
     }
+}
+
+fn warn_of_tcp_for_udp(written: &file::Check, service: &file::Service, sink: &Sink) {
     let udp = service
         .protocol
         .as_ref()
         .is_some_and(|protocol| protocol.value == Protocol::Udp);
-    let kind = match kind.value {
-        CheckType::Tcp => {
-            if udp && written.port.is_none() {
-                sink.push(
-                    Diagnostic::warning(kind.span.clone(), "a TCP check for a UDP service")
-                        .label("healthy only if the server also accepts TCP on this port")
-                        .help("write the port that it accepts TCP on, as `port` of the check"),
-                );
-            }
-            CheckKind::Tcp
-        }
-    };
-    Some(Check {
-        kind,
-        interval: Duration::from_millis(interval.value.into()),
-        timeout: Duration::from_millis(timeout_ms.into()),
-        rise: written.rise.as_ref()?.value,
-        fall: written.fall.as_ref()?.value,
-        port: written.port.as_ref().map(|port| port.value),
-    })
+    if let Some(kind) = written
+        .kind
+        .as_ref()
+        .filter(|_| udp && written.port.is_none())
+    {
+        sink.push(
+            Diagnostic::warning(kind.span.clone(), "a TCP check for a UDP service")
+                .label("healthy only if the server also accepts TCP on this port")
+                .help("write the port that it accepts TCP on, as `port` of the check"),
+        );
+    }
 }

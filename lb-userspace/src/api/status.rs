@@ -1,0 +1,77 @@
+//! What `futago status` and `GET /v1/status` say. Fields are only ever added.
+
+use std::net::IpAddr;
+
+use lb_core::{
+    health,
+    model::{Mode, Protocol},
+};
+use serde::{Deserialize, Serialize};
+
+/// The state of one node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub node: String,
+    pub version: String,
+    /// Since the daemon started, in seconds.
+    pub uptime_s: u64,
+    /// Digest of the configuration in force, in hexadecimal: equal on both nodes of a pair.
+    pub config_digest: String,
+    /// Whether the daemon took over maps that an earlier one had left.
+    pub adopted: bool,
+    pub interfaces: Vec<InterfaceStatus>,
+    pub services: Vec<ServiceStatus>,
+    pub reasons: Vec<ReasonStatus>,
+}
+
+/// An interface of the node's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    pub name: String,
+    /// `native`, `generic`, or `absent` while there is no such interface.
+    pub xdp: String,
+    pub program_id: Option<u32>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: String,
+    pub vip: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub mode: Mode,
+    pub packets: u64,
+    pub bytes: u64,
+    /// Why the last change of this service could not be written, if so; the one before is in force.
+    pub error: Option<String>,
+    pub backends: Vec<BackendStatus>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackendStatus {
+    pub name: Option<String>,
+    pub address: IpAddr,
+    pub port: u16,
+    pub weight: u16,
+    /// `up`, `down`, or `unknown` before the first probe.
+    pub state: health::State,
+    /// For how long it has been in this state, in milliseconds.
+    pub since_ms: u64,
+    /// The last failure, or why there is no next hop.
+    pub reason: Option<String>,
+    /// Share of the service's slots, 0 to 1.
+    pub share: f64,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// How many packets left the packet path for one reason.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReasonStatus {
+    pub reason: String,
+    /// `forwarded`, `passed` or `dropped`.
+    pub class: String,
+    pub packets: u64,
+    pub bytes: u64,
+    pub explanation: String,
+}

@@ -1,0 +1,63 @@
+//! What the API and the signals ask of the daemon's owner loop.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::status::Status;
+
+/// One request; the answer comes through its channel.
+#[derive(Debug)]
+pub enum Command {
+    Status(oneshot::Sender<Status>),
+    /// Read the configuration file again and apply the difference, or nothing at all.
+    Reload(oneshot::Sender<Result<Reloaded, String>>),
+    /// End the daemon. `keep`: leave the kernel forwarding and the VIPs in place.
+    Stop { keep: bool, done: oneshot::Sender<()> },
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Reloaded {
+    /// Names of services.
+    pub added: Vec<String>,
+    pub removed: Vec<String>,
+    pub changed: Vec<String>,
+    /// Lines for the operator: what is in the file and takes effect only at a restart, for example.
+    pub notes: Vec<String>,
+}
+
+/// The way to the owner loop. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+}
+
+/// The owner loop has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is stopping")]
+pub struct Stopping;
+
+impl Handle {
+    /// A handle and the end that the owner loop listens at.
+    pub fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(64);
+        (Self { commands }, receiver)
+    }
+
+    pub async fn status(&self) -> Result<Status, Stopping> {
+        self.ask(Command::Status).await
+    }
+
+    pub async fn reload(&self) -> Result<Result<Reloaded, String>, Stopping> {
+        self.ask(Command::Reload).await
+    }
+
+    pub async fn stop(&self, keep: bool) -> Result<(), Stopping> {
+        self.ask(|done| Command::Stop { keep, done }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopping> {
+        let (sender, receiver) = oneshot::channel();
+        self.commands.send(command(sender)).await.map_err(|_| Stopping)?;
+        receiver.await.map_err(|_| Stopping)
+    }
+}
