@@ -7,6 +7,8 @@ mod process;
 mod test;
 mod workspace;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -27,10 +29,18 @@ enum Command {
     Test(test::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
         Command::Ebpf(args) => ebpf::run(args),
         Command::Test(args) => test::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the backtrace that `RUST_BACKTRACE=1` would put under a text meant for people.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

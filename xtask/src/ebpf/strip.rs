@@ -25,7 +25,11 @@ pub fn strip(linked: &[u8]) -> Result<Vec<u8>> {
         }
     }
     // LLVM names sections and symbols in one table, the builder needs two.
-    if !elf.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+    if !elf
+        .sections
+        .iter()
+        .any(|section| matches!(section.data, SectionData::SectionString))
+    {
         let names = elf.sections.add();
         names.name = ".shstrtab".into();
         names.sh_type = SHT_STRTAB;
