@@ -74,7 +74,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs the packet tests on another object than the prebuilt one; an error if one fails.
+/// Runs the packet tests on another object than the prebuilt one; an error if one fails or none ran.
 pub fn packet_tests_on(object: &Path) -> Result<()> {
     let stage = packet_stage()?;
     let counts = stage.run(Some(object))?;

@@ -9,7 +9,10 @@ pub fn strip(linked: &[u8]) -> Result<Vec<u8>> {
     let mut elf = Builder::read(linked).context("the linker's output is no ELF file")?;
     for section in &mut elf.sections {
         let name = section.name.as_slice();
-        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+        // A linked object has these relocations applied; loaders read .BTF.ext as it is, and they are a quarter of the file.
+        section.delete = name.starts_with(b".debug_")
+            || name.starts_with(b".rel.debug_")
+            || name == b".rel.BTF.ext";
     }
     elf.delete_orphan_relocations();
     elf.delete_orphan_symbols();
