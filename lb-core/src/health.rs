@@ -17,7 +17,7 @@
 
 use core::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{mix::mix, model::Check};
 
@@ -26,7 +26,7 @@ const JITTER_FRACTION: u32 = 16;
 /// The first probe of a backend starts within this time or one interval, whichever is less: the operator waits for it.
 const FIRST_PROBE_WITHIN: Duration = Duration::from_millis(500);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Not probed yet; the first outcome decides alone.

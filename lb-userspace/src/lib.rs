@@ -1,1 +1,5 @@
+//! The part of Futago that touches the world: maps and programs, netlink, sockets, the daemon and its API.
+
+pub mod api;
+pub mod daemon;
 pub mod net;

@@ -11,7 +11,10 @@ pub enum Command {
     /// Read the configuration file again and apply the difference, or nothing at all.
     Reload(oneshot::Sender<Result<Reloaded, String>>),
     /// End the daemon. `keep`: leave the kernel forwarding and the VIPs in place.
-    Stop { keep: bool, done: oneshot::Sender<()> },
+    Stop {
+        keep: bool,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// What a reload changed.
@@ -55,9 +58,15 @@ impl Handle {
         self.ask(|done| Command::Stop { keep, done }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopping> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopping> {
         let (sender, receiver) = oneshot::channel();
-        self.commands.send(command(sender)).await.map_err(|_| Stopping)?;
+        self.commands
+            .send(command(sender))
+            .await
+            .map_err(|_| Stopping)?;
         receiver.await.map_err(|_| Stopping)
     }
 }

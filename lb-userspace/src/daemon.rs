@@ -1,0 +1,3 @@
+//! One owner loop: the only writer of the tables, which everything that happens passes through.
+
+pub mod command;
