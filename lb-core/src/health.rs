@@ -19,7 +19,9 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{mix::mix, model::Check};
+use lb_common::hash::mix;
+
+use crate::model::Check;
 
 /// A probe starts up to this fraction of the interval late, so that the probes of many backends drift apart.
 const JITTER_FRACTION: u32 = 16;

@@ -6,6 +6,5 @@
 pub mod config;
 pub mod health;
 pub mod maglev;
-mod mix;
 pub mod model;
 pub mod plan;

@@ -10,10 +10,9 @@
 use core::{cmp::Reverse, iter};
 use std::collections::BinaryHeap;
 
-use crate::{
-    mix::mix,
-    model::{BackendKey, MAX_BACKENDS_PER_SERVICE},
-};
+use lb_common::hash::mix;
+
+use crate::model::{BackendKey, MAX_BACKENDS_PER_SERVICE};
 
 /// Virtual time between two turns at weight 1. A backend has at most 2^24 turns (the largest table), so 2^60 is the end.
 const PERIOD: u64 = 1 << 36;

@@ -8,7 +8,9 @@ mod layout;
 mod ranges;
 #[cfg(test)]
 mod tests;
+mod wanted;
 pub mod write;
 
 pub use layout::{Layout, PlanError, Wanted, WantedBackend};
+pub use wanted::{BackendNow, wanted};
 pub use write::{Capacity, Write};

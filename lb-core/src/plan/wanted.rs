@@ -1,0 +1,82 @@
+//! From a service of the model, and what is known of its backends now, to what the tables should hold.
+
+use lb_common::{
+    address::Address,
+    hash::mix,
+    tables::{self, Key, NextHop},
+};
+
+use super::layout::{Wanted, WantedBackend};
+use crate::model::{Backend, HashPolicy, Mode, Service, ServiceKey};
+
+/// What is known of a backend at present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendNow {
+    /// Its health allows new flows.
+    pub serves: bool,
+    /// All zeros while it is not resolved.
+    pub next_hop: NextHop,
+}
+
+/// What the tables should hold for `service`.
+pub fn wanted(service: &Service, hash_seed: u64, now: impl Fn(&Backend) -> BackendNow) -> Wanted {
+    let key = Key::from(&service.key());
+    Wanted {
+        key,
+        mode: service.mode.into(),
+        hash: service.hash.into(),
+        seed: seed(hash_seed, &key),
+        slot_count: service.slots,
+        backends: service
+            .backends
+            .iter()
+            .map(|backend| {
+                let BackendNow { serves, next_hop } = now(backend);
+                WantedBackend {
+                    address: backend.address.into(),
+                    port: backend.port,
+                    weight: if serves { backend.weight.into() } else { 0 },
+                    up: serves,
+                    next_hop,
+                }
+            })
+            .collect(),
+    }
+}
+
+/// Services differ in their seed, so that a client's ports do not meet the same backend number everywhere.
+fn seed(hash_seed: u64, key: &Key) -> u64 {
+    let Address { high, low } = key.address;
+    [
+        u64::from_le(high),
+        u64::from_le(low),
+        u64::from(key.port) << 8 | u64::from(key.protocol),
+    ]
+    .into_iter()
+    .fold(mix(hash_seed), |seed, part| mix(seed ^ part))
+}
+
+impl From<&ServiceKey> for Key {
+    fn from(key: &ServiceKey) -> Self {
+        Self::new(key.vip.into(), key.protocol.number(), key.port)
+    }
+}
+
+impl From<Mode> for tables::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Nat => Self::Nat,
+            Mode::L2Dsr => Self::L2Dsr,
+        }
+    }
+}
+
+impl From<HashPolicy> for tables::HashPolicy {
+    /// Within a service the destination address is a constant: hashing both addresses is hashing the source.
+    fn from(policy: HashPolicy) -> Self {
+        match policy {
+            HashPolicy::L3L4 => Self::L3L4,
+            HashPolicy::L3 | HashPolicy::Source => Self::L3,
+        }
+    }
+}
