@@ -1,3 +1,50 @@
 //! One owner loop: the only writer of the tables, which everything that happens passes through.
+//!
+//! ```text
+//! file ─► model ──┐
+//! probes ─► checks ┤─► dirty services ─► plan ─► tables
+//! netlink ─► next hops ┘
+//! ```
+//!
+//! The daemon may end at any moment: the kernel forwards with what it was told last, and the next daemon adopts it.
 
+mod checks;
 pub mod command;
+mod kernel_settings;
+mod owner;
+mod report;
+mod vips;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::api;
+
+/// What `futago run` was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Which `[node.NAME]` this host is.
+    pub node: String,
+    /// Where the API listens.
+    pub socket: PathBuf,
+    /// Where maps and links are pinned: a directory on a BPF file system.
+    pub bpf_dir: PathBuf,
+    /// On SIGTERM leave the kernel forwarding and the VIPs in place.
+    pub keep: bool,
+}
+
+/// Runs until told to stop. Needs a current-thread runtime in the network namespace that is to be served.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let (handle, commands) = command::Handle::new();
+    let socket = options.socket.clone();
+    let owner = owner::Owner::start(options).await?;
+    tokio::select! {
+        ended = owner.run(commands) => ended,
+        served = api::server::serve(&socket, handle) => {
+            served.with_context(|| format!("the API at {} ended", socket.display()))
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! The owner loop: takes what happens, decides by way of `lb_core`, writes the tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use lb_common::tables::{Key, NextHop};
+use lb_core::{
+    config,
+    health::State,
+    model::{Capacity, Model, Node, Service, ServiceKey},
+    plan::{self, BackendNow, Layout, PlanError, Write, wanted},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::{error, info, warn};
+
+use super::{
+    Options,
+    checks::{Checks, Finished},
+    command::{Command, Reloaded},
+    kernel_settings::KernelSettings,
+    report,
+    vips::Vips,
+};
+use crate::{
+    dataplane::{self, Dataplane, XdpMode},
+    net::{
+        self, next_hop::NextHopChanged, sysctl,
+        watch::{Event, Watcher},
+    },
+};
+
+/// Changes of one service within this time become one new table.
+const COALESCE: Duration = Duration::from_millis(5);
+/// After writing failed for want of room, the next try.
+const RETRY: Duration = Duration::from_millis(250);
+
+pub(super) struct Owner {
+    pub(super) options: Options,
+    pub(super) origin: Instant,
+    pub(super) model: Model,
+    pub(super) dataplane: Dataplane,
+    pub(super) adopted: bool,
+    pub(super) layout: Layout,
+    pub(super) checks: Checks,
+    pub(super) next_hops: BTreeMap<IpAddr, NextHopChanged>,
+    /// Why the tables do not hold what is wanted of a service.
+    pub(super) errors: BTreeMap<ServiceKey, String>,
+    outcomes: mpsc::Receiver<Finished>,
+    watcher: Watcher,
+    events: mpsc::Receiver<Event>,
+    vips: Vips,
+    settings: KernelSettings,
+    dirty: BTreeSet<ServiceKey>,
+    flush_at: Option<Duration>,
+}
+
+/// How the loop ends.
+enum End {
+    Keep,
+    CleanUp,
+}
+
+impl Owner {
+    /// Everything up to the first packet: nothing is changed on the host before the configuration is known to be good.
+    pub(super) async fn start(options: Options) -> anyhow::Result<Self> {
+        let model = read_model(&options)?;
+        let node = model.node(&options.node)?.clone();
+        let origin = Instant::now();
+
+        let (watcher, events) = Watcher::start(net::watch::Options::default()).await.context("cannot follow the host's network")?;
+        let capacity = table_capacity(&model.dataplane.capacity);
+        info!("tables take {} MiB", dataplane::capacity_bytes(&capacity)? >> 20);
+        let interfaces = node.interfaces.iter().map(|name| (name.clone(), xdp_mode(&node))).collect();
+        let dataplane = Dataplane::open(dataplane::Options { dir: options.bpf_dir.clone(), capacity, interfaces })?;
+        let adopted = dataplane.adopted();
+        let layout = if adopted { Layout::adopt(capacity, dataplane.tables()) } else { Layout::new(capacity) };
+        if adopted {
+            info!("adopted the tables of an earlier run: {} services", layout.keys().count());
+        }
+        let (checks, outcomes) = Checks::new();
+        let settings = KernelSettings::open(options.socket.parent().unwrap_or(std::path::Path::new("/")))?;
+        let mut owner = Self {
+            vips: Vips::new(node.vip_interface.clone()),
+            options,
+            origin,
+            model,
+            dataplane,
+            adopted,
+            layout,
+            checks,
+            next_hops: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            outcomes,
+            watcher,
+            events,
+            settings,
+            dirty: BTreeSet::new(),
+            flush_at: None,
+        };
+        owner.follow_model();
+        owner.prepare_host()?;
+        owner.first_next_hops().await;
+        owner.flush(owner.now());
+        if let Some((service, error)) = owner.errors.first_key_value() {
+            bail!("service {service}: {error}");
+        }
+        owner.dataplane.attach()?;
+        let wanted = owner.model.vips();
+        owner.vips.remove_leftovers(owner.watcher.netlink(), &wanted).await;
+        owner.hold_vips().await;
+        info!("node {} forwards {} services", owner.options.node, owner.model.services.len());
+        Ok(owner)
+    }
+
+    /// Runs until a command or a signal ends it.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let by_signal = if self.options.keep { End::Keep } else { End::CleanUp };
+        let (end, done) = loop {
+            let wake = tokio::time::Instant::from_std(self.origin + self.deadline());
+            tokio::select! {
+                Some(command) = commands.recv() => match command {
+                    Command::Status(answer) => drop(answer.send(report::status(&self))),
+                    Command::Reload(answer) => {
+                        let outcome = self.reload().await.map_err(|error| format!("{error:#}"));
+                        drop(answer.send(outcome));
+                    }
+                    Command::Stop { keep, done } => break (if keep { End::Keep } else { End::CleanUp }, Some(done)),
+                },
+                Some(event) = self.events.recv() => self.heard(event).await,
+                Some(finished) = self.outcomes.recv() => self.probed(finished),
+                () = tokio::time::sleep_until(wake) => {}
+                _ = terminate.recv() => break (by_signal, None),
+                _ = interrupt.recv() => break (by_signal, None),
+                _ = hangup.recv() => match self.reload().await {
+                    Ok(reloaded) => info!("reloaded: {reloaded:?}"),
+                    Err(error) => error!("not reloaded, the configuration before stays in force: {error:#}"),
+                },
+            }
+            // After a stall of our own, answers that wait are taken before anything is found to be late.
+            while let Ok(finished) = self.outcomes.try_recv() {
+                self.probed(finished);
+            }
+            while let Ok(event) = self.events.try_recv() {
+                self.heard(event).await;
+            }
+            self.turn();
+        };
+        let outcome = self.end(end).await;
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+        outcome
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    pub(super) fn node(&self) -> Option<&Node> {
+        self.model.nodes.get(self.options.node.as_str())
+    }
+
+    /// What the tables should hold of a service, by what is known now.
+    fn wanted(&self, service: &Service) -> plan::Wanted {
+        wanted(service, self.model.dataplane.hash_seed, |backend| BackendNow {
+            serves: self.checks.state(&(service.key(), backend.key())).serves(),
+            next_hop: self.next_hop(backend.address),
+        })
+    }
+
+    fn next_hop(&self, address: IpAddr) -> NextHop {
+        self.next_hops.get(&address).and_then(|known| known.next_hop).map(table_next_hop).unwrap_or_default()
+    }
+
+    /// Time of the next thing to do without an event.
+    fn deadline(&self) -> Duration {
+        let deadlines = [self.checks.next_deadline(), self.layout.deadline(), self.vips.next_deadline(), self.flush_at];
+        // An hour: nothing to do, but a bound.
+        deadlines.into_iter().flatten().min().unwrap_or_else(|| self.now() + Duration::from_secs(3600))
+    }
+
+    /// What is due now.
+    fn turn(&mut self) {
+        let now = self.now();
+        for service in self.checks.poll(now) {
+            self.mark(service);
+        }
+        self.vips.announce(now, &self.watcher.links());
+        let expired = self.layout.expire(now);
+        self.write(&expired);
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.flush(now);
+        }
+    }
+
+    fn mark(&mut self, service: ServiceKey) {
+        self.dirty.insert(service);
+        let at = self.now() + COALESCE;
+        self.flush_at = Some(self.flush_at.map_or(at, |old| old.min(at)));
+    }
+
+    fn probed(&mut self, finished: Finished) {
+        if let Some(service) = self.checks.finish(self.now(), finished) {
+            self.mark(service);
+        }
+    }
+
+    async fn heard(&mut self, event: Event) {
+        match event {
+            Event::NextHop(changed) => self.take_next_hop(changed),
+            Event::Link(changed) => self.link_changed(changed).await,
+            Event::Resynced => warn!("the kernel's notifications were too many at once: everything was read anew"),
+        }
+    }
+
+    fn take_next_hop(&mut self, changed: NextHopChanged) {
+        let address = changed.address;
+        let next_hop = changed.next_hop.map(table_next_hop).unwrap_or_default();
+        if self.next_hop(address) != next_hop {
+            match changed.next_hop {
+                Some(_) => info!("next hop of {address}: {}", changed.why),
+                None => warn!("no next hop for {address}: {}", changed.why),
+            }
+        }
+        self.next_hops.insert(address, changed);
+        let writes = self.layout.set_next_hop(address.into(), next_hop);
+        self.write(&writes);
+    }
+
+    async fn link_changed(&mut self, changed: net::links::LinkChanged) {
+        let Some(node) = self.node().cloned() else { return };
+        let appeared = changed.before.is_none();
+        if let Some(link) = changed.after.or(changed.before).filter(|link| node.interfaces.contains(&link.name)) {
+            if appeared {
+                match self.dataplane.attach_interface(&link.name) {
+                    Ok(()) => info!("interface {} is there", link.name),
+                    Err(error) => error!("interface {}: {error}", link.name),
+                }
+                if let Err(error) = self.prepare_host() {
+                    error!("{error:#}");
+                }
+            } else if self.watcher.links().named(&link.name).is_none() {
+                warn!("interface {} is gone", link.name);
+                if let Err(error) = self.dataplane.detach_interface(&link.name) {
+                    warn!("interface {}: {error}", link.name);
+                }
+            }
+        }
+        self.hold_vips().await;
+    }
+
+    /// Brings the tables to what is wanted of the services marked.
+    fn flush(&mut self, now: Duration) {
+        self.flush_at = None;
+        for key in std::mem::take(&mut self.dirty) {
+            let Some(service) = self.model.service(&key) else { continue };
+            let wanted = self.wanted(service);
+            match self.layout.set(now, &wanted) {
+                Ok(writes) => {
+                    self.errors.remove(&key);
+                    self.write(&writes);
+                }
+                Err(full @ PlanError::Full { .. }) if self.layout.deadline().is_some() => {
+                    // Room comes back when what was replaced has rested.
+                    info!("service {key}: {full}; trying again");
+                    self.dirty.insert(key);
+                    self.flush_at = Some(now + RETRY);
+                }
+                Err(failed) => {
+                    error!("service {key} stays as it is: {failed}");
+                    self.errors.insert(key, failed.to_string());
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, writes: &[Write]) {
+        if let Err(defect) = self.dataplane.tables_mut().apply(writes) {
+            // The layout and the maps were made with one capacity.
+            error!("the tables refuse what was planned for them, which is a defect of Futago: {defect}");
+        }
+    }
+
+    /// Makes checks, next hops and dirty services follow the model; services that it has not go.
+    fn follow_model(&mut self) {
+        let now = self.now();
+        let known: BTreeMap<(Key, IpAddr, u16), bool> = self
+            .layout
+            .keys()
+            .collect::<Vec<_>>()
+            .iter()
+            .flat_map(|key| self.layout.backends(key).map(|(address, port, up, _)| ((*key, address.into(), port), up)))
+            .collect();
+        self.checks.reconcile(&self.model, now, |(service, backend)| match known.get(&(Key::from(service), backend.address, backend.port)) {
+            Some(true) => State::Up,
+            Some(false) => State::Down,
+            None => State::Unknown,
+        });
+        let stay: Vec<Key> = self.model.services.iter().map(|service| Key::from(&service.key())).collect();
+        let leave: Vec<Key> = self.layout.keys().filter(|key| !stay.contains(key)).collect();
+        for key in leave {
+            let writes = self.layout.remove(now, &key);
+            self.write(&writes);
+        }
+        self.errors.retain(|key, _| self.model.service(key).is_some());
+        let addresses: BTreeSet<IpAddr> = self.model.services.iter().flat_map(|service| service.backends.iter().map(|backend| backend.address)).collect();
+        self.next_hops.retain(|address, _| addresses.contains(address));
+        self.watcher.track(addresses);
+        let services: Vec<ServiceKey> = self.model.services.iter().map(Service::key).collect();
+        for key in services {
+            self.mark(key);
+        }
+    }
+
+    /// Waits until every backend has an answer, resolved or not, so that adopted tables are not worse for it.
+    async fn first_next_hops(&mut self) {
+        let wanted: BTreeSet<IpAddr> = self.model.services.iter().flat_map(|service| service.backends.iter().map(|backend| backend.address)).collect();
+        let until = tokio::time::Instant::now() + Duration::from_secs(2);
+        while wanted.iter().any(|address| !self.next_hops.contains_key(address)) {
+            match tokio::time::timeout_at(until, self.events.recv()).await {
+                Ok(Some(Event::NextHop(changed))) => {
+                    self.next_hops.insert(changed.address, changed);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Kernel settings for the modes in use.
+    fn prepare_host(&mut self) -> anyhow::Result<()> {
+        let Some(node) = self.model.nodes.get(self.options.node.as_str()) else { return Ok(()) };
+        if !self.model.services.iter().any(|service| service.mode.matches_replies()) {
+            return Ok(());
+        }
+        let links = self.watcher.links();
+        let present: Vec<&str> = node.interfaces.iter().map(String::as_str).filter(|name| links.named(name).is_some()).collect();
+        let needed = sysctl::needed_for_nat(&present, node.interfaces.len() == 1)?;
+        self.settings.apply(&needed)
+    }
+
+    async fn hold_vips(&mut self) {
+        let (now, links, wanted) = (self.now(), self.watcher.links(), self.model.vips());
+        self.vips.set(now, self.watcher.netlink(), &links, &wanted).await;
+    }
+
+    /// Reads the file again and applies the difference, or nothing.
+    async fn reload(&mut self) -> anyhow::Result<Reloaded> {
+        let model = read_model(&self.options)?;
+        let node = model.node(&self.options.node)?.clone();
+        if table_capacity(&model.dataplane.capacity) != table_capacity(&self.model.dataplane.capacity) {
+            bail!("[dataplane] max_services, max_backends or max_slots changed: the tables are made when Futago starts; restart it (packets go on meanwhile)");
+        }
+        if self.node() != Some(&node) {
+            bail!("[node.{}] changed: it takes effect when Futago is restarted (packets go on meanwhile)", self.options.node);
+        }
+        let mut reloaded = Reloaded::default();
+        for service in &model.services {
+            match self.model.service(&service.key()) {
+                None => reloaded.added.push(service.name.to_string()),
+                Some(old) if old != service => reloaded.changed.push(service.name.to_string()),
+                Some(_) => {}
+            }
+        }
+        let removed = self.model.services.iter().filter(|old| model.service(&old.key()).is_none());
+        reloaded.removed = removed.map(|old| old.name.to_string()).collect();
+        if model.dataplane.hash_seed != self.model.dataplane.hash_seed {
+            reloaded.notes.push("dataplane.hash_seed changed: flows go to other backends than before".to_owned());
+        }
+        self.model = model;
+        self.follow_model();
+        self.prepare_host()?;
+        self.hold_vips().await;
+        Ok(reloaded)
+    }
+
+    async fn end(mut self, end: End) -> anyhow::Result<()> {
+        match end {
+            End::Keep => {
+                info!("ending; the kernel goes on forwarding (`futago run` takes over, `futago run` and `futago stop` end it)");
+                Ok(())
+            }
+            End::CleanUp => {
+                info!("ending; VIPs and programs are removed");
+                self.vips.release_all(self.watcher.netlink()).await;
+                self.dataplane.detach().context("cannot remove the programs")?;
+                self.settings.restore();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The configuration, with every mistake in the error's text.
+fn read_model(options: &Options) -> anyhow::Result<Model> {
+    let name = options.config.display().to_string();
+    let text = std::fs::read_to_string(&options.config).with_context(|| format!("cannot read the configuration {name}"))?;
+    match config::parse(&name, &text) {
+        Ok(loaded) => {
+            if loaded.warnings.warnings() > 0 {
+                warn!("{}", loaded.warnings);
+            }
+            Ok(loaded.model)
+        }
+        Err(report) => bail!("{report}"),
+    }
+}
+
+/// The tables for a configured capacity: twice the slots, because a table is built beside the one in use; cells enough
+/// that a lookup ends after a few of them.
+fn table_capacity(capacity: &Capacity) -> plan::Capacity {
+    let Capacity { max_services, max_backends, max_slots } = *capacity;
+    // A service, its VIP, and each backend by its replies have a cell.
+    let keys = u64::from(max_services) * 2 + u64::from(max_backends);
+    plan::Capacity {
+        cells: u32::try_from((keys * 8).next_power_of_two()).unwrap_or(1 << 31),
+        services: max_services.saturating_mul(2),
+        slots: max_slots.saturating_mul(2),
+        // Runs of a power of two, and the next one beside the present one when a service outgrows it.
+        backends: max_backends.saturating_mul(3),
+    }
+}
+
+fn xdp_mode(node: &Node) -> XdpMode {
+    match node.xdp {
+        lb_core::model::XdpMode::Auto => XdpMode::Auto,
+        lb_core::model::XdpMode::Native => XdpMode::Native,
+        lb_core::model::XdpMode::Generic => XdpMode::Generic,
+    }
+}
+
+fn table_next_hop(next_hop: net::next_hop::NextHop) -> NextHop {
+    NextHop {
+        ifindex: next_hop.ifindex,
+        destination: next_hop.dst_mac,
+        source: next_hop.src_mac,
+        vlan: next_hop.vlan.unwrap_or(0),
+        mtu: u16::try_from(next_hop.mtu).unwrap_or(u16::MAX),
+    }
+}
