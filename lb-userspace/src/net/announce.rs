@@ -219,7 +219,7 @@ mod tests {
 
     fn announcement(vip: &str) -> Announcement {
         Announcement {
-            vip: vip.parse().unwrap(),
+            vip: vip.parse().expect("test data"),
             mac: MAC,
             arp: ArpForm::default(),
             router: false,
@@ -232,14 +232,14 @@ mod tests {
         let mut operations = Vec::new();
         for frame in &frames {
             assert!(frame.len() >= 60);
-            let packet = SlicedPacket::from_ethernet(frame).unwrap();
+            let packet = SlicedPacket::from_ethernet(frame).expect("test data");
             let link = packet
                 .link
-                .unwrap()
+                .expect("test data")
                 .to_header()
-                .unwrap()
+                .expect("test data")
                 .ethernet2()
-                .unwrap();
+                .expect("test data");
             assert_eq!((link.source, link.destination), (MAC, [0xff; 6]));
             let Some(NetSlice::Arp(arp)) = packet.net else {
                 panic!("not ARP")
@@ -280,14 +280,14 @@ mod tests {
             let [frame] = frames.as_slice() else {
                 panic!("one frame")
             };
-            let packet = SlicedPacket::from_ethernet(frame).unwrap();
+            let packet = SlicedPacket::from_ethernet(frame).expect("test data");
             let link = packet
                 .link
-                .unwrap()
+                .expect("test data")
                 .to_header()
-                .unwrap()
+                .expect("test data")
                 .ethernet2()
-                .unwrap();
+                .expect("test data");
             assert_eq!(
                 (link.source, link.destination),
                 (MAC, [0x33, 0x33, 0, 0, 0, 1])
@@ -300,7 +300,10 @@ mod tests {
             let (from, to) = (header.source_addr(), header.destination_addr());
             assert_eq!(
                 (from, to),
-                ("2001:db8::80".parse().unwrap(), "ff02::1".parse().unwrap())
+                (
+                    "2001:db8::80".parse().expect("test data"),
+                    "ff02::1".parse().expect("test data")
+                )
             );
             let Some(TransportSlice::Icmpv6(icmp)) = packet.transport else {
                 panic!("not ICMPv6")

@@ -369,7 +369,7 @@ mod tests {
         let mut links = Links::default();
         links.apply_new(&message(2, "eth0", RUNNING, vec![LinkAttribute::Mtu(9000)]));
         links.apply_new(&message(3, "eth0.7", RUNNING, vlan(2, 7)));
-        let egress = links.egress(3).unwrap();
+        let egress = links.egress(3).expect("test data");
         assert_eq!(
             egress,
             Egress {
@@ -379,7 +379,7 @@ mod tests {
                 mtu: 1500
             }
         );
-        assert_eq!(links.egress(2).unwrap().vlan, None);
+        assert_eq!(links.egress(2).expect("test data").vlan, None);
 
         links.apply_new(&message(2, "eth0", LinkFlags::Up, vec![]));
         assert_eq!(
@@ -411,7 +411,7 @@ mod tests {
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
         ];
         links.apply_new(&message(2, "veth0", RUNNING, peer));
-        assert_eq!(links.egress(2).unwrap().ifindex, 2);
+        assert_eq!(links.egress(2).expect("test data").ifindex, 2);
     }
 
     #[test]
@@ -420,7 +420,7 @@ mod tests {
         assert!(
             links
                 .apply_new(&message(2, "eth0", RUNNING, vec![]))
-                .unwrap()
+                .expect("test data")
                 .before
                 .is_none()
         );
@@ -432,14 +432,14 @@ mod tests {
                 LinkFlags::Up,
                 vec![LinkAttribute::Mtu(1400)],
             ))
-            .unwrap();
+            .expect("test data");
         assert_eq!(
             change.to_string(),
             "interface eth0: carrier lost, MTU 1500 -> 1400"
         );
         let gone = links
             .apply_delete(&message(2, "eth0", RUNNING, vec![]))
-            .unwrap();
+            .expect("test data");
         assert_eq!(gone.to_string(), "interface eth0 vanished");
     }
 
@@ -461,9 +461,9 @@ mod tests {
         let mut address = AddressMessage::default();
         address.header.index = 2;
         address.header.prefix_len = 24;
-        address
-            .attributes
-            .push(AddressAttribute::Address("192.0.2.1".parse().unwrap()));
+        address.attributes.push(AddressAttribute::Address(
+            "192.0.2.1".parse().expect("test data"),
+        ));
         assert!(links.apply_address(&address, true).is_some());
         assert_eq!(links.apply_address(&address, true), None);
         assert_eq!(links.apply_new(&message(2, "eth0", RUNNING, vec![])), None);

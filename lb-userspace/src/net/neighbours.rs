@@ -267,7 +267,7 @@ mod tests {
         for attempt in 0..40 {
             assert_eq!(neighbours.due(now), [(KEY, attempt)]);
             assert!(neighbours.due(now).is_empty());
-            let next = neighbours.next_prod().unwrap();
+            let next = neighbours.next_prod().expect("test data");
             waits.push((next - now).as_secs());
             now = next;
         }
@@ -319,7 +319,7 @@ mod tests {
         );
         neighbours.replace([], now);
         assert_eq!(
-            neighbours.get(&KEY).unwrap().mac,
+            neighbours.get(&KEY).expect("test data").mac,
             Some(MAC),
             "a resync forgets nothing that is in use"
         );

@@ -366,7 +366,7 @@ mod tests {
             Some([8; 6]),
         );
         let decision = decide(BACKEND, &route(&[1]), &two_links(), &table);
-        let hop = decision.next_hop.unwrap();
+        let hop = decision.next_hop.expect("test data");
         assert_eq!(
             hop,
             NextHop {
@@ -467,10 +467,10 @@ mod tests {
             let backend = IpAddr::from([198, 51, 100, host]);
             let one = decide(backend, &route(&[1, 2]), &links, &table)
                 .next_hop
-                .unwrap();
+                .expect("test data");
             let other = decide(backend, &route(&[2, 1]), &links, &table)
                 .next_hop
-                .unwrap();
+                .expect("test data");
             assert_eq!(one, other);
             first += usize::from(one.ifindex == 1);
         }

@@ -1,7 +1,10 @@
 //! What the kernel's routing answers for one address: every way it could take, so that the choice among several is
 //! ours and does not change with each question.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -118,12 +121,9 @@ fn request(address: IpAddr) -> RouteMessage {
     request
 }
 
-/// Whether a changed route can matter for `address`.
-pub fn covers(route: &RouteMessage, address: IpAddr) -> bool {
+/// The addresses for which a changed route can matter; `None` for families other than IP.
+pub fn span(route: &RouteMessage) -> Option<RangeInclusive<IpAddr>> {
     let length = u32::from(route.header.destination_prefix_length);
-    if route.header.address_family != AddressFamily::from(address) {
-        return false;
-    }
     let prefix = route
         .attributes
         .iter()
@@ -131,18 +131,24 @@ pub fn covers(route: &RouteMessage, address: IpAddr) -> bool {
             RouteAttribute::Destination(prefix) => ip(prefix),
             _ => None,
         });
-    match (prefix, address) {
-        (None, _) => true,
-        (Some(IpAddr::V4(prefix)), IpAddr::V4(address)) => {
-            let mask = u32::MAX.checked_shl(32 - length.min(32)).unwrap_or(0);
-            (prefix.to_bits() ^ address.to_bits()) & mask == 0
+    // A default route names no destination.
+    let prefix = match route.header.address_family {
+        AddressFamily::Inet => prefix.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        AddressFamily::Inet6 => prefix.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        _ => return None,
+    };
+    Some(match prefix {
+        IpAddr::V4(prefix) => {
+            let host = u32::MAX.checked_shr(length).unwrap_or(0);
+            let bits = prefix.to_bits();
+            Ipv4Addr::from_bits(bits & !host).into()..=Ipv4Addr::from_bits(bits | host).into()
         }
-        (Some(IpAddr::V6(prefix)), IpAddr::V6(address)) => {
-            let mask = u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0);
-            (prefix.to_bits() ^ address.to_bits()) & mask == 0
+        IpAddr::V6(prefix) => {
+            let host = u128::MAX.checked_shr(length).unwrap_or(0);
+            let bits = prefix.to_bits();
+            Ipv6Addr::from_bits(bits & !host).into()..=Ipv6Addr::from_bits(bits | host).into()
         }
-        _ => false,
-    }
+    })
 }
 
 fn read(message: &RouteMessage) -> Result<Route, NoRoute> {
@@ -243,7 +249,7 @@ mod tests {
     use rtnetlink::packet_route::route::{RouteLwEnCapType, RouteNextHop};
 
     fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
+        text.parse().expect("test data")
     }
 
     fn unicast(attributes: Vec<RouteAttribute>) -> RouteMessage {
@@ -271,7 +277,7 @@ mod tests {
             RouteAttribute::PrefSource(address("192.0.2.2").into()),
             RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]),
         ]);
-        let route = read(&message).unwrap();
+        let route = read(&message).expect("test data");
         assert_eq!(
             route.hops,
             [Hop {
@@ -294,7 +300,7 @@ mod tests {
             tunnel.clone(),
             hop(4, "192.0.2.5"),
         ])]);
-        let route = read(&message).unwrap();
+        let route = read(&message).expect("test data");
         let gateway = Some(address("192.0.2.5"));
         assert_eq!(
             route.hops,
@@ -312,13 +318,13 @@ mod tests {
 
     #[test]
     fn an_ipv4_route_may_have_an_ipv6_gateway() {
-        let via = "fe80::1".parse().unwrap();
+        let via = "fe80::1".parse().expect("test data");
         let message = unicast(vec![
             RouteAttribute::Oif(3),
             RouteAttribute::Via(RouteVia::Inet6(via)),
         ]);
         assert_eq!(
-            read(&message).unwrap().hops[0].gateway,
+            read(&message).expect("test data").hops[0].gateway,
             Some(IpAddr::V6(via))
         );
     }
@@ -340,26 +346,30 @@ mod tests {
 
     #[test]
     fn a_changed_route_matters_to_the_addresses_under_its_prefix() {
+        let covers = |route: &RouteMessage, text: &str| {
+            span(route).expect("an IP route").contains(&address(text))
+        };
         let mut route = unicast(vec![RouteAttribute::Destination(
             address("192.0.2.128").into(),
         )]);
         route.header.destination_prefix_length = 25;
-        assert!(covers(&route, address("192.0.2.200")));
-        assert!(!covers(&route, address("192.0.2.100")));
-        assert!(!covers(&route, address("2001:db8::1")));
-        assert!(
-            covers(&unicast(vec![]), address("203.0.113.1")),
-            "the default route"
-        );
+        assert!(covers(&route, "192.0.2.200"));
+        assert!(!covers(&route, "192.0.2.100"));
+        assert!(!covers(&route, "2001:db8::1"));
+        let default = unicast(vec![]);
+        assert!(covers(&default, "0.0.0.0") && covers(&default, "255.255.255.255"));
+        assert!(!covers(&default, "::1"));
 
         let mut v6 = unicast(vec![RouteAttribute::Destination(
             address("2001:db8::").into(),
         )]);
         v6.header.address_family = AddressFamily::Inet6;
         v6.header.destination_prefix_length = 32;
-        assert!(covers(&v6, address("2001:db8::9")));
-        assert!(!covers(&v6, address("2001:db9::9")));
+        assert!(covers(&v6, "2001:db8::9"));
+        assert!(!covers(&v6, "2001:db9::9"));
         v6.header.destination_prefix_length = 128;
-        assert!(!covers(&v6, address("2001:db8::9")));
+        assert!(covers(&v6, "2001:db8::") && !covers(&v6, "2001:db8::9"));
+        v6.header.destination_prefix_length = 255;
+        assert!(covers(&v6, "2001:db8::"), "nonsense does not panic");
     }
 }

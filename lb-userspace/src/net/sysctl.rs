@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_vlan_interface_is_one_component_of_the_path() {
-        let key = Key::new(Family::Ipv4, "eth0.100", "rp_filter").unwrap();
+        let key = Key::new(Family::Ipv4, "eth0.100", "rp_filter").expect("test data");
         assert_eq!(
             key.path(),
             Path::new("/proc/sys/net/ipv4/conf/eth0.100/rp_filter")
@@ -338,12 +338,15 @@ mod tests {
     #[test]
     fn a_record_is_read_back_and_cannot_name_other_files() {
         let change = Change {
-            key: Key::new(Family::Ipv4, "eth0", "rp_filter").unwrap(),
+            key: Key::new(Family::Ipv4, "eth0", "rp_filter").expect("test data"),
             before: "1".into(),
             after: "2".into(),
         };
-        let text = serde_json::to_string(&change).unwrap();
-        assert_eq!(serde_json::from_str::<Change>(&text).unwrap(), change);
+        let text = serde_json::to_string(&change).expect("test data");
+        assert_eq!(
+            serde_json::from_str::<Change>(&text).expect("test data"),
+            change
+        );
         for evil in [
             text.replace("eth0", ".."),
             text.replace("rp_filter", "../../x"),
@@ -354,12 +357,12 @@ mod tests {
 
     #[test]
     fn router_advertisements_are_kept_before_forwarding_is_switched_on() {
-        let needed = needed_for_nat(&["eth0", "eth1"], false).unwrap();
+        let needed = needed_for_nat(&["eth0", "eth1"], false).expect("test data");
         let position = |text: &str| {
             needed
                 .iter()
                 .position(|need| need.key.to_string() == text)
-                .unwrap()
+                .expect("test data")
         };
         assert!(
             position("net.ipv6.conf.eth1.accept_ra") < position("net.ipv6.conf.all.forwarding")
@@ -372,7 +375,7 @@ mod tests {
 
     #[test]
     fn the_sentence_for_the_operator() {
-        let needed = needed_for_nat(&["eth0"], true).unwrap();
+        let needed = needed_for_nat(&["eth0"], true).expect("test data");
         let text = needed[1].to_string();
         assert!(
             text.starts_with("set net.ipv4.conf.eth0.accept_local=1 because "),

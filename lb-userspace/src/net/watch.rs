@@ -155,30 +155,28 @@ impl State {
         // Ends when nobody listens any more.
         while let Err(error) = self.follow(&mut monitor).await {
             tracing::warn!(%error, "following the network failed; starting over");
-            loop {
+            monitor = loop {
                 tokio::time::sleep(REOPEN_AFTER).await;
                 if self.events.is_closed() {
                     return;
                 }
-                match Netlink::open()
-                    .and_then(|netlink| Ok((netlink, Monitor::open(options.receive_buffer_bytes)?)))
-                {
-                    Ok((netlink, fresh)) => {
-                        self.netlink = netlink;
-                        monitor = fresh;
-                        break;
-                    }
+                match self.start_over(options).await {
+                    Ok(monitor) => break monitor,
                     Err(error) => tracing::warn!(%error, "cannot follow the network"),
                 }
-            }
-            let lost = Pending {
-                lost: true,
-                ..Pending::default()
             };
-            if let Err(error) = self.act(lost).await {
-                tracing::warn!(%error, "cannot read the network");
-            }
         }
+    }
+
+    async fn start_over(&mut self, options: Options) -> Result<Monitor, NetlinkError> {
+        self.netlink = Netlink::open()?;
+        let monitor = Monitor::open(options.receive_buffer_bytes)?;
+        self.act(Pending {
+            lost: true,
+            ..Pending::default()
+        })
+        .await?;
+        Ok(monitor)
     }
 
     async fn follow(&mut self, monitor: &mut Monitor) -> Result<(), NetlinkError> {
@@ -247,12 +245,10 @@ impl State {
                 None
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                pending.routes.add(
-                    self.tracked
-                        .keys()
-                        .copied()
-                        .filter(|address| routes::covers(route, *address)),
-                );
+                if let Some(span) = routes::span(route) {
+                    let affected = self.tracked.range(span).map(|(address, _)| *address);
+                    pending.routes.add(affected);
+                }
                 None
             }
             RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
