@@ -91,7 +91,7 @@ impl Drop for Claim {
         drop(self.owner.take());
         if !self.kept && self.dir.exists() {
             // The watchdog was killed, or failed: once more from here.
-            let again = remove_command(&self.dir).status();
+            let again = remove_command(&self.dir).output();
             if self.dir.exists() {
                 eprintln!(
                     "lab {} could not be removed (watchdog: {ended:?}, again: {again:?})",
@@ -121,8 +121,15 @@ fn sweep(kept_too: bool) -> Result<Vec<String>> {
             continue;
         };
         if dir.join("remove").exists() {
-            let status = remove_command(&dir).status();
-            status.context(|| format!("run {}/remove", dir.display()))?;
+            // Its watchdog may be at it too, and take the script away first; what counts is what is left.
+            let output = remove_command(&dir).output();
+            let output = output.context(|| format!("run {}/remove", dir.display()))?;
+            if dir.join("remove").exists() {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(Error::Unexpected {
+                    what: format!("the dead lab {} cannot be removed: {said}", dir.display()),
+                });
+            }
         }
         drop(free);
         if dir.exists() {

@@ -252,7 +252,7 @@ impl Lab {
         switch.run(
             "nft",
             &[format!(
-                "create table netdev {table}; add chain netdev {table} all {{ type filter hook {hook} device {device} priority 0; }}; add rule netdev {table} all drop"
+                "create table netdev {table}; add chain netdev {table} lose {{ type filter hook {hook} device {device} priority 0; }}; add rule netdev {table} lose drop"
             )],
         )?;
         Ok(())

@@ -8,11 +8,16 @@
 //! # Ok::<(), integration::Error>(())
 //! ```
 
+pub mod capture;
 mod claim;
 mod error;
 mod host;
+pub mod http;
 mod lab;
+mod picture;
+pub mod probe;
 mod process;
+pub mod server;
 pub mod topology;
 pub mod veth;
 pub mod xdp;

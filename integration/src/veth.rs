@@ -3,9 +3,9 @@
 //! Found by trying each on kernel 6.18 (`integration/tests/veth.rs` repeats it):
 //!
 //! * **Partial checksums.** A veth hands packets over with the checksum "to be filled in by hardware" that never comes; a
-//!   program that rewrites addresses then updates garbage. So every end that sends has transmit checksums off. The kernel
-//!   takes TSO and UDP segmentation off with it, because they need the checksum; generic segmentation is switched off
-//!   by name, else frames of up to 64 kB arrive.
+//!   program that rewrites addresses then updates garbage. So every end that sends has transmit checksums off. With
+//!   them off, the kernel segments whatever needs a checksum in software, also where a feature flag (GRE, SCTP) stays on; TSO
+//!   and generic segmentation are switched off by name, so that no frame of up to 64 kB arrives.
 //! * **XDP_TX** at one end is delivered only if the other end runs an XDP program: [`crate::xdp::PASS`]. Without one the
 //!   kernel drops the packet and counts nothing that the program could see.
 //! * **XDP_REDIRECT** into an end needs NAPI at the other, which an XDP program there (or GRO) switches on.

@@ -58,6 +58,16 @@ pub const REFLECT: [Instruction; 17] = [
     op(0x95, 0, 0, 0, 0),
 ];
 
+/// Returns `bpf_redirect(interface, 0)`, for an interface's index in the host that the program runs in.
+pub const fn redirect(interface: u32) -> [Instruction; 4] {
+    [
+        op(0xb7, 1, 0, 0, interface.cast_signed()),
+        op(0xb7, 2, 0, 0, 0),
+        op(0x85, 0, 0, 0, 23),
+        op(0x95, 0, 0, 0, 0),
+    ]
+}
+
 /// Attaches `program` to an interface in native mode. It stays until the interface goes or `pin`, a path on a bpffs, is removed.
 ///
 /// # Errors

@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Lines},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -186,11 +186,12 @@ fn nothing_remains_when_the_owner_is_killed() {
 fn the_next_lab_removes_what_a_killed_watchdog_could_not() -> Result<()> {
     let mut owner = Owner::start("make");
     send(owner.watchdog, "KILL");
-    owner.kill("KILL");
     assert!(
         runs(owner.sleeper) && !traces(&owner.id).is_empty(),
         "there is nothing to sweep"
     );
+    // From here on any new lab on this machine sweeps it; `next` is the last to do so.
+    owner.kill("KILL");
     let next = Lab::new("next")?;
     assert_eq!(traces(&owner.id), [""; 0]);
     assert!(!runs(owner.sleeper));
@@ -243,6 +244,8 @@ fn owner() -> Result<()> {
 
 struct Owner {
     child: Child,
+    /// Held, so that what the test harness of the child writes later has somewhere to go.
+    _stdout: Lines<BufReader<ChildStdout>>,
     id: String,
     watchdog: u32,
     sleeper: u32,
@@ -257,9 +260,9 @@ impl Owner {
             .stdout(Stdio::piped())
             .spawn()
             .expect("this program can be run");
-        let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines();
         let line = stdout
-            .lines()
+            .by_ref()
             .map_while(std::result::Result::ok)
             .find(|line| line.starts_with("lab "));
         let line = line.expect("the owner says which lab it made");
@@ -269,6 +272,7 @@ impl Owner {
         let pid = |text: &str| text.parse().expect("a pid");
         Self {
             child,
+            _stdout: stdout,
             id: id.into(),
             watchdog: pid(watchdog),
             sleeper: pid(sleeper),
