@@ -165,7 +165,7 @@ impl Lab {
                 "link add name {name} netns {ours}{mac} mtu {mtu} type veth peer name {port} netns {theirs} mtu {mtu}"
             )],
         )?;
-        // In this order: a program at one end takes TSO away from what can be set at the other, and switches GRO on at its own.
+        // In this order: once the port has a program, the kernel refuses to change TSO at the host's end.
         veth::offloads_off(host, &name)?;
         xdp::attach(
             switch,

@@ -1,16 +1,19 @@
 //! What a veth pair needs before an XDP program at one end behaves as on a network card.
 //!
-//! Found by trying each on kernel 6.18 (`integration/tests/veth.rs` repeats it):
+//! Tried on kernel 6.18 only; `integration/tests/veth.rs` repeats what is marked *tested*.
 //!
-//! * **Partial checksums.** A veth hands packets over with the checksum "to be filled in by hardware" that never comes; a
-//!   program that rewrites addresses then updates garbage. So every end that sends has transmit checksums off. With
-//!   them off, the kernel segments whatever needs a checksum in software, also where a feature flag (GRE, SCTP) stays on; TSO
-//!   and generic segmentation are switched off by name, so that no frame of up to 64 kB arrives.
-//! * **XDP_TX** at one end is delivered only if the other end runs an XDP program: [`crate::xdp::PASS`]. Without one the
-//!   kernel drops the packet and counts nothing that the program could see.
-//! * **XDP_REDIRECT** into an end needs NAPI at the other, which an XDP program there (or GRO) switches on.
-//! * **GRO** comes with an XDP program unless it is switched off afterwards; then the switch merges TCP segments and the
-//!   balancer sees frames that no wire carries. Hence off at switch ports, after the program is attached.
+//! * **Partial checksums** (*tested*). A veth hands packets over with the checksum "to be filled in by hardware" that never
+//!   comes; a program that rewrites addresses then updates garbage. One end on the way with transmit checksums off is
+//!   enough to complete them: the sender's or the port's that leads to the receiver. Both are off, so that a capture
+//!   anywhere on the way is right too.
+//! * **Frame size** (*tested* with all of it off, not one by one). TSO and generic segmentation are off, so that no frame is
+//!   larger than the MTU. Flags for GRE, SCTP and the like stay on.
+//! * **XDP_TX** at one end is delivered only if the other end runs an XDP program, [`crate::xdp::PASS`] (*tested*). With GRO in
+//!   its place, frames wait in a queue until an ordinary frame of the same sender wakes it (*tested*): a few stray packets,
+//!   such as IPv6's at start-up, make that look as if it worked.
+//! * **XDP_REDIRECT** into an end is lost unless the other has NAPI, which the pass program brings (*tested*).
+//! * **GRO** is off at switch ports, and stays off when a program is attached (*tested*). It is set explicitly, because merged
+//!   TCP segments would be frames that no wire carries.
 
 use std::{ffi::CString, io, os::fd::AsRawFd};
 
