@@ -42,14 +42,22 @@ impl Checks {
     /// No backends yet, and where the outcomes of their probes will come from.
     pub fn new() -> (Self, mpsc::Receiver<Finished>) {
         let (outcomes, receiver) = mpsc::channel(QUEUE);
-        (Self { machines: BTreeMap::new(), outcomes }, receiver)
+        (
+            Self {
+                machines: BTreeMap::new(),
+                outcomes,
+            },
+            receiver,
+        )
     }
 
     /// Follows a new model: backends that stay keep their state, new ones have the state that `known` tells.
     pub fn reconcile(&mut self, model: &Model, now: Duration, known: impl Fn(&Id) -> State) {
         let mut old = std::mem::take(&mut self.machines);
         for service in &model.services {
-            let Some(check) = &service.check else { continue };
+            let Some(check) = &service.check else {
+                continue;
+            };
             for backend in &service.backends {
                 let id = (service.key(), backend.key());
                 let health = match old.remove(&id) {
@@ -57,17 +65,29 @@ impl Checks {
                         machine.health.reconfigure(check, now);
                         machine.health
                     }
-                    None => Health::adopted(check, maglev::identity(&backend.key()), known(&id), now),
+                    None => {
+                        Health::adopted(check, maglev::identity(&backend.key()), known(&id), now)
+                    }
                 };
                 let name = format!("{} {}", service.name, backend.key());
-                self.machines.insert(id, Machine { health, check: check.clone(), target: check.target(backend), name });
+                self.machines.insert(
+                    id,
+                    Machine {
+                        health,
+                        check: check.clone(),
+                        target: check.target(backend),
+                        name,
+                    },
+                );
             }
         }
     }
 
     /// A backend that is not checked counts as up.
     pub fn state(&self, id: &Id) -> State {
-        self.machines.get(id).map_or(State::Up, |machine| machine.health.state())
+        self.machines
+            .get(id)
+            .map_or(State::Up, |machine| machine.health.state())
     }
 
     /// The machine of a backend that is checked.
@@ -76,13 +96,18 @@ impl Checks {
     }
 
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.machines.values().map(|machine| machine.health.next_deadline()).min()
+        self.machines
+            .values()
+            .map(|machine| machine.health.next_deadline())
+            .min()
     }
 
     /// Takes an outcome; the service whose backend changed.
     pub fn finish(&mut self, now: Duration, finished: Finished) -> Option<ServiceKey> {
         let machine = self.machines.get_mut(&finished.id)?;
-        let transition = machine.health.finish(now, finished.probe, finished.outcome)?;
+        let transition = machine
+            .health
+            .finish(now, finished.probe, finished.outcome)?;
         machine.log(&transition);
         Some(finished.id.0)
     }
@@ -100,7 +125,9 @@ impl Checks {
                         machine.log(&transition);
                         changed.push(id.0);
                     }
-                    Action::Probe { id: probe, .. } => start(*id, probe, machine, self.outcomes.clone()),
+                    Action::Probe { id: probe, .. } => {
+                        start(*id, probe, machine, self.outcomes.clone())
+                    }
                 }
             }
         }
@@ -110,8 +137,13 @@ impl Checks {
 
 impl Machine {
     fn log(&self, transition: &Transition) {
-        let Transition { from, to, reason, .. } = transition;
-        let (from, to) = (format!("{from:?}").to_lowercase(), format!("{to:?}").to_lowercase());
+        let Transition {
+            from, to, reason, ..
+        } = transition;
+        let (from, to) = (
+            format!("{from:?}").to_lowercase(),
+            format!("{to:?}").to_lowercase(),
+        );
         if transition.to == State::Down {
             warn!("{}: {from} -> {to}: {reason}", self.name);
         } else {
@@ -121,7 +153,11 @@ impl Machine {
 }
 
 fn start(id: Id, probe: ProbeId, machine: &Machine, outcomes: mpsc::Sender<Finished>) {
-    let (kind, target, timeout) = (machine.check.kind.clone(), machine.target, machine.check.timeout);
+    let (kind, target, timeout) = (
+        machine.check.kind.clone(),
+        machine.target,
+        machine.check.timeout,
+    );
     tokio::spawn(async move {
         // The health machine keeps its own deadline; this one only ends the socket.
         if let Ok(outcome) = tokio::time::timeout(timeout, probe::run(&kind, target)).await {

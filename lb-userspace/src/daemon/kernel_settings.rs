@@ -34,22 +34,33 @@ impl KernelSettings {
 
     /// Sets what is not as needed, and records what it was.
     pub fn apply(&mut self, needed: &[Needed]) -> anyhow::Result<()> {
-        let changes = sysctl::apply(needed, |need, before| info!("setting {}={} (was {before}): {}", need.key, need.value, need.reason))?;
+        let changes = sysctl::apply(needed, |need, before| {
+            info!(
+                "setting {}={} (was {before}): {}",
+                need.key, need.value, need.reason
+            )
+        })?;
         if changes.is_empty() {
             return Ok(());
         }
         // What an earlier record says was there first.
         for change in changes {
-            match self.changes.iter_mut().find(|known| known.key == change.key) {
+            match self
+                .changes
+                .iter_mut()
+                .find(|known| known.key == change.key)
+            {
                 Some(known) => known.after = change.after,
                 None => self.changes.push(change),
             }
         }
         if let Some(directory) = self.record.parent() {
-            fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+            fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
         }
         let bytes = serde_json::to_vec_pretty(&self.changes)?;
-        fs::write(&self.record, bytes).with_context(|| format!("cannot write {}", self.record.display()))
+        fs::write(&self.record, bytes)
+            .with_context(|| format!("cannot write {}", self.record.display()))
     }
 
     /// Puts everything back that nobody else has changed since.
@@ -58,7 +69,10 @@ impl KernelSettings {
             match outcome {
                 Restored::Done => info!("restored {}={}", change.key, change.before),
                 Restored::Gone => {}
-                Restored::ChangedByOthers { found } => info!("{} is {found}, which Futago did not set: left so", change.key),
+                Restored::ChangedByOthers { found } => info!(
+                    "{} is {found}, which Futago did not set: left so",
+                    change.key
+                ),
                 Restored::Failed(error) => warn!("{} stays {}: {error}", change.key, change.after),
             }
         }

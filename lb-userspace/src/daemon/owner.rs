@@ -31,7 +31,9 @@ use super::{
 use crate::{
     dataplane::{self, Dataplane, XdpMode},
     net::{
-        self, next_hop::NextHopChanged, sysctl,
+        self,
+        next_hop::NextHopChanged,
+        sysctl,
         watch::{Event, Watcher},
     },
 };
@@ -74,18 +76,39 @@ impl Owner {
         let node = model.node(&options.node)?.clone();
         let origin = Instant::now();
 
-        let (watcher, events) = Watcher::start(net::watch::Options::default()).await.context("cannot follow the host's network")?;
+        let (watcher, events) = Watcher::start(net::watch::Options::default())
+            .await
+            .context("cannot follow the host's network")?;
         let capacity = table_capacity(&model.dataplane.capacity);
-        info!("tables take {} MiB", dataplane::capacity_bytes(&capacity)? >> 20);
-        let interfaces = node.interfaces.iter().map(|name| (name.clone(), xdp_mode(&node))).collect();
-        let dataplane = Dataplane::open(dataplane::Options { dir: options.bpf_dir.clone(), capacity, interfaces })?;
+        info!(
+            "tables take {} MiB",
+            dataplane::capacity_bytes(&capacity)? >> 20
+        );
+        let interfaces = node
+            .interfaces
+            .iter()
+            .map(|name| (name.clone(), xdp_mode(&node)))
+            .collect();
+        let dataplane = Dataplane::open(dataplane::Options {
+            dir: options.bpf_dir.clone(),
+            capacity,
+            interfaces,
+        })?;
         let adopted = dataplane.adopted();
-        let layout = if adopted { Layout::adopt(capacity, dataplane.tables()) } else { Layout::new(capacity) };
+        let layout = if adopted {
+            Layout::adopt(capacity, dataplane.tables())
+        } else {
+            Layout::new(capacity)
+        };
         if adopted {
-            info!("adopted the tables of an earlier run: {} services", layout.keys().count());
+            info!(
+                "adopted the tables of an earlier run: {} services",
+                layout.keys().count()
+            );
         }
         let (checks, outcomes) = Checks::new();
-        let settings = KernelSettings::open(options.socket.parent().unwrap_or(std::path::Path::new("/")))?;
+        let settings =
+            KernelSettings::open(options.socket.parent().unwrap_or(std::path::Path::new("/")))?;
         let mut owner = Self {
             vips: Vips::new(node.vip_interface.clone()),
             options,
@@ -113,9 +136,16 @@ impl Owner {
         }
         owner.dataplane.attach()?;
         let wanted = owner.model.vips();
-        owner.vips.remove_leftovers(owner.watcher.netlink(), &wanted).await;
+        owner
+            .vips
+            .remove_leftovers(owner.watcher.netlink(), &wanted)
+            .await;
         owner.hold_vips().await;
-        info!("node {} forwards {} services", owner.options.node, owner.model.services.len());
+        info!(
+            "node {} forwards {} services",
+            owner.options.node,
+            owner.model.services.len()
+        );
         Ok(owner)
     }
 
@@ -124,7 +154,11 @@ impl Owner {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let by_signal = if self.options.keep { End::Keep } else { End::CleanUp };
+        let by_signal = if self.options.keep {
+            End::Keep
+        } else {
+            End::CleanUp
+        };
         let (end, done) = loop {
             let wake = tokio::time::Instant::from_std(self.origin + self.deadline());
             tokio::select! {
@@ -172,21 +206,36 @@ impl Owner {
 
     /// What the tables should hold of a service, by what is known now.
     fn wanted(&self, service: &Service) -> plan::Wanted {
-        wanted(service, self.model.dataplane.hash_seed, |backend| BackendNow {
-            serves: self.checks.state(&(service.key(), backend.key())).serves(),
-            next_hop: self.next_hop(backend.address),
+        wanted(service, self.model.dataplane.hash_seed, |backend| {
+            BackendNow {
+                serves: self.checks.state(&(service.key(), backend.key())).serves(),
+                next_hop: self.next_hop(backend.address),
+            }
         })
     }
 
     fn next_hop(&self, address: IpAddr) -> NextHop {
-        self.next_hops.get(&address).and_then(|known| known.next_hop).map(table_next_hop).unwrap_or_default()
+        self.next_hops
+            .get(&address)
+            .and_then(|known| known.next_hop)
+            .map(table_next_hop)
+            .unwrap_or_default()
     }
 
     /// Time of the next thing to do without an event.
     fn deadline(&self) -> Duration {
-        let deadlines = [self.checks.next_deadline(), self.layout.deadline(), self.vips.next_deadline(), self.flush_at];
+        let deadlines = [
+            self.checks.next_deadline(),
+            self.layout.deadline(),
+            self.vips.next_deadline(),
+            self.flush_at,
+        ];
         // An hour: nothing to do, but a bound.
-        deadlines.into_iter().flatten().min().unwrap_or_else(|| self.now() + Duration::from_secs(3600))
+        deadlines
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| self.now() + Duration::from_secs(3600))
     }
 
     /// What is due now.
@@ -219,7 +268,9 @@ impl Owner {
         match event {
             Event::NextHop(changed) => self.take_next_hop(changed),
             Event::Link(changed) => self.link_changed(changed).await,
-            Event::Resynced => warn!("the kernel's notifications were too many at once: everything was read anew"),
+            Event::Resynced => {
+                warn!("the kernel's notifications were too many at once: everything was read anew")
+            }
         }
     }
 
@@ -238,9 +289,15 @@ impl Owner {
     }
 
     async fn link_changed(&mut self, changed: net::links::LinkChanged) {
-        let Some(node) = self.node().cloned() else { return };
+        let Some(node) = self.node().cloned() else {
+            return;
+        };
         let appeared = changed.before.is_none();
-        if let Some(link) = changed.after.or(changed.before).filter(|link| node.interfaces.contains(&link.name)) {
+        if let Some(link) = changed
+            .after
+            .or(changed.before)
+            .filter(|link| node.interfaces.contains(&link.name))
+        {
             if appeared {
                 match self.dataplane.attach_interface(&link.name) {
                     Ok(()) => info!("interface {} is there", link.name),
@@ -263,7 +320,9 @@ impl Owner {
     fn flush(&mut self, now: Duration) {
         self.flush_at = None;
         for key in std::mem::take(&mut self.dirty) {
-            let Some(service) = self.model.service(&key) else { continue };
+            let Some(service) = self.model.service(&key) else {
+                continue;
+            };
             let wanted = self.wanted(service);
             match self.layout.set(now, &wanted) {
                 Ok(writes) => {
@@ -287,7 +346,9 @@ impl Owner {
     fn write(&mut self, writes: &[Write]) {
         if let Err(defect) = self.dataplane.tables_mut().apply(writes) {
             // The layout and the maps were made with one capacity.
-            error!("the tables refuse what was planned for them, which is a defect of Futago: {defect}");
+            error!(
+                "the tables refuse what was planned for them, which is a defect of Futago: {defect}"
+            );
         }
     }
 
@@ -299,22 +360,45 @@ impl Owner {
             .keys()
             .collect::<Vec<_>>()
             .iter()
-            .flat_map(|key| self.layout.backends(key).map(|(address, port, up, _)| ((*key, address.into(), port), up)))
+            .flat_map(|key| {
+                self.layout
+                    .backends(key)
+                    .map(|(address, port, up, _)| ((*key, address.into(), port), up))
+            })
             .collect();
-        self.checks.reconcile(&self.model, now, |(service, backend)| match known.get(&(Key::from(service), backend.address, backend.port)) {
-            Some(true) => State::Up,
-            Some(false) => State::Down,
-            None => State::Unknown,
-        });
-        let stay: Vec<Key> = self.model.services.iter().map(|service| Key::from(&service.key())).collect();
-        let leave: Vec<Key> = self.layout.keys().filter(|key| !stay.contains(key)).collect();
+        self.checks
+            .reconcile(&self.model, now, |(service, backend)| {
+                match known.get(&(Key::from(service), backend.address, backend.port)) {
+                    Some(true) => State::Up,
+                    Some(false) => State::Down,
+                    None => State::Unknown,
+                }
+            });
+        let stay: Vec<Key> = self
+            .model
+            .services
+            .iter()
+            .map(|service| Key::from(&service.key()))
+            .collect();
+        let leave: Vec<Key> = self
+            .layout
+            .keys()
+            .filter(|key| !stay.contains(key))
+            .collect();
         for key in leave {
             let writes = self.layout.remove(now, &key);
             self.write(&writes);
         }
-        self.errors.retain(|key, _| self.model.service(key).is_some());
-        let addresses: BTreeSet<IpAddr> = self.model.services.iter().flat_map(|service| service.backends.iter().map(|backend| backend.address)).collect();
-        self.next_hops.retain(|address, _| addresses.contains(address));
+        self.errors
+            .retain(|key, _| self.model.service(key).is_some());
+        let addresses: BTreeSet<IpAddr> = self
+            .model
+            .services
+            .iter()
+            .flat_map(|service| service.backends.iter().map(|backend| backend.address))
+            .collect();
+        self.next_hops
+            .retain(|address, _| addresses.contains(address));
         self.watcher.track(addresses);
         let services: Vec<ServiceKey> = self.model.services.iter().map(Service::key).collect();
         for key in services {
@@ -324,9 +408,17 @@ impl Owner {
 
     /// Waits until every backend has an answer, resolved or not, so that adopted tables are not worse for it.
     async fn first_next_hops(&mut self) {
-        let wanted: BTreeSet<IpAddr> = self.model.services.iter().flat_map(|service| service.backends.iter().map(|backend| backend.address)).collect();
+        let wanted: BTreeSet<IpAddr> = self
+            .model
+            .services
+            .iter()
+            .flat_map(|service| service.backends.iter().map(|backend| backend.address))
+            .collect();
         let until = tokio::time::Instant::now() + Duration::from_secs(2);
-        while wanted.iter().any(|address| !self.next_hops.contains_key(address)) {
+        while wanted
+            .iter()
+            .any(|address| !self.next_hops.contains_key(address))
+        {
             match tokio::time::timeout_at(until, self.events.recv()).await {
                 Ok(Some(Event::NextHop(changed))) => {
                     self.next_hops.insert(changed.address, changed);
@@ -339,30 +431,51 @@ impl Owner {
 
     /// Kernel settings for the modes in use.
     fn prepare_host(&mut self) -> anyhow::Result<()> {
-        let Some(node) = self.model.nodes.get(self.options.node.as_str()) else { return Ok(()) };
-        if !self.model.services.iter().any(|service| service.mode.matches_replies()) {
+        let Some(node) = self.model.nodes.get(self.options.node.as_str()) else {
+            return Ok(());
+        };
+        if !self
+            .model
+            .services
+            .iter()
+            .any(|service| service.mode.matches_replies())
+        {
             return Ok(());
         }
         let links = self.watcher.links();
-        let present: Vec<&str> = node.interfaces.iter().map(String::as_str).filter(|name| links.named(name).is_some()).collect();
+        let present: Vec<&str> = node
+            .interfaces
+            .iter()
+            .map(String::as_str)
+            .filter(|name| links.named(name).is_some())
+            .collect();
         let needed = sysctl::needed_for_nat(&present, node.interfaces.len() == 1)?;
         self.settings.apply(&needed)
     }
 
     async fn hold_vips(&mut self) {
         let (now, links, wanted) = (self.now(), self.watcher.links(), self.model.vips());
-        self.vips.set(now, self.watcher.netlink(), &links, &wanted).await;
+        self.vips
+            .set(now, self.watcher.netlink(), &links, &wanted)
+            .await;
     }
 
     /// Reads the file again and applies the difference, or nothing.
     async fn reload(&mut self) -> anyhow::Result<Reloaded> {
         let model = read_model(&self.options)?;
         let node = model.node(&self.options.node)?.clone();
-        if table_capacity(&model.dataplane.capacity) != table_capacity(&self.model.dataplane.capacity) {
-            bail!("[dataplane] max_services, max_backends or max_slots changed: the tables are made when Futago starts; restart it (packets go on meanwhile)");
+        if table_capacity(&model.dataplane.capacity)
+            != table_capacity(&self.model.dataplane.capacity)
+        {
+            bail!(
+                "[dataplane] max_services, max_backends or max_slots changed: the tables are made when Futago starts; restart it (packets go on meanwhile)"
+            );
         }
         if self.node() != Some(&node) {
-            bail!("[node.{}] changed: it takes effect when Futago is restarted (packets go on meanwhile)", self.options.node);
+            bail!(
+                "[node.{}] changed: it takes effect when Futago is restarted (packets go on meanwhile)",
+                self.options.node
+            );
         }
         let mut reloaded = Reloaded::default();
         for service in &model.services {
@@ -372,10 +485,16 @@ impl Owner {
                 Some(_) => {}
             }
         }
-        let removed = self.model.services.iter().filter(|old| model.service(&old.key()).is_none());
+        let removed = self
+            .model
+            .services
+            .iter()
+            .filter(|old| model.service(&old.key()).is_none());
         reloaded.removed = removed.map(|old| old.name.to_string()).collect();
         if model.dataplane.hash_seed != self.model.dataplane.hash_seed {
-            reloaded.notes.push("dataplane.hash_seed changed: flows go to other backends than before".to_owned());
+            reloaded.notes.push(
+                "dataplane.hash_seed changed: flows go to other backends than before".to_owned(),
+            );
         }
         self.model = model;
         self.follow_model();
@@ -387,13 +506,17 @@ impl Owner {
     async fn end(mut self, end: End) -> anyhow::Result<()> {
         match end {
             End::Keep => {
-                info!("ending; the kernel goes on forwarding (`futago run` takes over, `futago run` and `futago stop` end it)");
+                info!(
+                    "ending; the kernel goes on forwarding (`futago run` takes over, `futago run` and `futago stop` end it)"
+                );
                 Ok(())
             }
             End::CleanUp => {
                 info!("ending; VIPs and programs are removed");
                 self.vips.release_all(self.watcher.netlink()).await;
-                self.dataplane.detach().context("cannot remove the programs")?;
+                self.dataplane
+                    .detach()
+                    .context("cannot remove the programs")?;
                 self.settings.restore();
                 Ok(())
             }
@@ -404,7 +527,8 @@ impl Owner {
 /// The configuration, with every mistake in the error's text.
 fn read_model(options: &Options) -> anyhow::Result<Model> {
     let name = options.config.display().to_string();
-    let text = std::fs::read_to_string(&options.config).with_context(|| format!("cannot read the configuration {name}"))?;
+    let text = std::fs::read_to_string(&options.config)
+        .with_context(|| format!("cannot read the configuration {name}"))?;
     match config::parse(&name, &text) {
         Ok(loaded) => {
             if loaded.warnings.warnings() > 0 {
@@ -419,7 +543,11 @@ fn read_model(options: &Options) -> anyhow::Result<Model> {
 /// The tables for a configured capacity: twice the slots, because a table is built beside the one in use; cells enough
 /// that a lookup ends after a few of them.
 fn table_capacity(capacity: &Capacity) -> plan::Capacity {
-    let Capacity { max_services, max_backends, max_slots } = *capacity;
+    let Capacity {
+        max_services,
+        max_backends,
+        max_slots,
+    } = *capacity;
     // A service, its VIP, and each backend by its replies have a cell.
     let keys = u64::from(max_services) * 2 + u64::from(max_backends);
     plan::Capacity {

@@ -21,7 +21,12 @@ pub(super) fn status(owner: &Owner) -> Status {
         config_digest: owner.model.digest().to_string(),
         adopted: owner.adopted,
         interfaces: interfaces(owner),
-        services: owner.model.services.iter().map(|service| service_status(owner, service)).collect(),
+        services: owner
+            .model
+            .services
+            .iter()
+            .map(|service| service_status(owner, service))
+            .collect(),
         reasons: owner
             .dataplane
             .tables()
@@ -40,12 +45,19 @@ pub(super) fn status(owner: &Owner) -> Status {
 
 fn interfaces(owner: &Owner) -> Vec<InterfaceStatus> {
     let reports = owner.dataplane.interfaces();
-    let names = owner.node().map(|node| node.interfaces.clone()).unwrap_or_default();
+    let names = owner
+        .node()
+        .map(|node| node.interfaces.clone())
+        .unwrap_or_default();
     names
         .into_iter()
         .map(|name| {
             let report = reports.iter().find(|report| report.name == name);
-            InterfaceStatus { xdp: report.map_or_else(|| "absent".to_owned(), |report| report.mode.to_string()), program_id: report.map(|report| report.program_id), name }
+            InterfaceStatus {
+                xdp: report.map_or_else(|| "absent".to_owned(), |report| report.mode.to_string()),
+                program_id: report.map(|report| report.program_id),
+                name,
+            }
         })
         .collect()
 }
@@ -54,27 +66,59 @@ fn service_status(owner: &Owner, service: &Service) -> ServiceStatus {
     let counters: BTreeMap<(Address, u16), Counter> = owner
         .layout
         .backends(&Key::from(&service.key()))
-        .map(|(address, port, _, record)| ((address, port), owner.dataplane.tables().backend_counter(record)))
+        .map(|(address, port, _, record)| {
+            (
+                (address, port),
+                owner.dataplane.tables().backend_counter(record),
+            )
+        })
         .collect();
     let state = |backend: &Backend| owner.checks.state(&(service.key(), backend.key()));
-    let serving = |backend: &Backend| if state(backend).serves() { f64::from(backend.weight) } else { 0.0 };
+    let serving = |backend: &Backend| {
+        if state(backend).serves() {
+            f64::from(backend.weight)
+        } else {
+            0.0
+        }
+    };
     let total: f64 = service.backends.iter().map(serving).sum();
     let backends: Vec<BackendStatus> = service
         .backends
         .iter()
         .map(|backend| {
             let health = owner.checks.health(&(service.key(), backend.key()));
-            let unresolved = owner.next_hops.get(&backend.address).filter(|known| known.next_hop.is_none()).map(|known| known.why.to_string());
-            let counter = counters.get(&(backend.address.into(), backend.port)).copied().unwrap_or_default();
+            let unresolved = owner
+                .next_hops
+                .get(&backend.address)
+                .filter(|known| known.next_hop.is_none())
+                .map(|known| known.why.to_string());
+            let counter = counters
+                .get(&(backend.address.into(), backend.port))
+                .copied()
+                .unwrap_or_default();
             BackendStatus {
                 name: backend.name.clone(),
                 address: backend.address,
                 port: backend.port,
                 weight: backend.weight,
                 state: state(backend),
-                since_ms: health.map_or_else(|| owner.now(), |health| owner.now().saturating_sub(health.since())).as_millis().try_into().unwrap_or(u64::MAX),
-                reason: health.and_then(|health| health.last_failure()).map(str::to_owned).or(unresolved),
-                share: if total > 0.0 { serving(backend) / total } else { 0.0 },
+                since_ms: health
+                    .map_or_else(
+                        || owner.now(),
+                        |health| owner.now().saturating_sub(health.since()),
+                    )
+                    .as_millis()
+                    .try_into()
+                    .unwrap_or(u64::MAX),
+                reason: health
+                    .and_then(|health| health.last_failure())
+                    .map(str::to_owned)
+                    .or(unresolved),
+                share: if total > 0.0 {
+                    serving(backend) / total
+                } else {
+                    0.0
+                },
                 packets: counter.packets,
                 bytes: counter.bytes,
             }

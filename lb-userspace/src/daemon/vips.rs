@@ -16,7 +16,11 @@ use crate::net::{
 };
 
 /// After taking a VIP it is announced at these times: a single frame may be lost, and a switch port may still be learning.
-const ANNOUNCE_AT: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3)];
+const ANNOUNCE_AT: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
 
 pub struct Vips {
     interface: String,
@@ -35,7 +39,10 @@ struct Held {
 
 impl Vips {
     pub const fn new(interface: String) -> Self {
-        Self { interface, held: BTreeMap::new() }
+        Self {
+            interface,
+            held: BTreeMap::new(),
+        }
     }
 
     /// Removes addresses of an earlier daemon that are no longer wanted.
@@ -53,20 +60,38 @@ impl Vips {
     }
 
     /// Holds exactly `wanted`. While the interface is missing nothing is held; call again when it comes.
-    pub async fn set(&mut self, now: Duration, netlink: &Netlink, links: &Links, wanted: &BTreeSet<IpAddr>) {
-        let unwanted: Vec<IpAddr> = self.held.keys().filter(|vip| !wanted.contains(vip)).copied().collect();
+    pub async fn set(
+        &mut self,
+        now: Duration,
+        netlink: &Netlink,
+        links: &Links,
+        wanted: &BTreeSet<IpAddr>,
+    ) {
+        let unwanted: Vec<IpAddr> = self
+            .held
+            .keys()
+            .filter(|vip| !wanted.contains(vip))
+            .copied()
+            .collect();
         for vip in unwanted {
             self.release(netlink, vip).await;
         }
         let Some(link) = links.named(&self.interface) else {
             if !wanted.is_empty() {
-                warn!("there is no interface {}: no VIP is held until it comes", self.interface);
+                warn!(
+                    "there is no interface {}: no VIP is held until it comes",
+                    self.interface
+                );
             }
             self.held.clear();
             return;
         };
         for &vip in wanted {
-            if self.held.get(&vip).is_none_or(|held| held.ifindex != link.ifindex) {
+            if self
+                .held
+                .get(&vip)
+                .is_none_or(|held| held.ifindex != link.ifindex)
+            {
                 self.take(now, netlink, link, vip).await;
             }
         }
@@ -79,15 +104,24 @@ impl Vips {
 
     /// Sends the announcements that are due.
     pub fn announce(&mut self, now: Duration, links: &Links) {
-        let Some(link) = links.named(&self.interface) else { return };
+        let Some(link) = links.named(&self.interface) else {
+            return;
+        };
         let Some(mac) = link.mac else { return };
         for (&vip, held) in &mut self.held {
             if held.next_announcement().is_none_or(|at| at > now) {
                 continue;
             }
             held.announced += 1;
-            let announcement = Announcement { vip, mac, arp: ArpForm::default(), router: vip.is_ipv6() && forwards_ipv6(&self.interface) };
-            if let Err(error) = Announcer::open(held.ifindex).and_then(|announcer| announcer.send(&announcement)) {
+            let announcement = Announcement {
+                vip,
+                mac,
+                arp: ArpForm::default(),
+                router: vip.is_ipv6() && forwards_ipv6(&self.interface),
+            };
+            if let Err(error) =
+                Announcer::open(held.ifindex).and_then(|announcer| announcer.send(&announcement))
+            {
                 warn!("cannot announce {vip} on {}: {error}", self.interface);
             }
         }
@@ -107,7 +141,10 @@ impl Vips {
                 match added {
                     Added::New | Added::Unmarked => info!("{vip} added to {}", link.name),
                     Added::AlreadyOurs => info!("{vip} is on {} from an earlier run", link.name),
-                    Added::Foreign { prefix_len } => info!("{vip}/{prefix_len} is on {} already, not by Futago: it will stay there at the end", link.name),
+                    Added::Foreign { prefix_len } => info!(
+                        "{vip}/{prefix_len} is on {} already, not by Futago: it will stay there at the end",
+                        link.name
+                    ),
                 }
                 let held = Held {
                     ifindex: link.ifindex,
@@ -123,7 +160,9 @@ impl Vips {
     }
 
     async fn release(&mut self, netlink: &Netlink, vip: IpAddr) {
-        let Some(held) = self.held.remove(&vip) else { return };
+        let Some(held) = self.held.remove(&vip) else {
+            return;
+        };
         if held.foreign {
             return;
         }
@@ -134,8 +173,14 @@ impl Vips {
         };
         match removed {
             Ok(Removed::Gone) => info!("{vip} removed from {}", self.interface),
-            Ok(Removed::Absent) => warn!("{vip} was gone from {} already: somebody else removed it", self.interface),
-            Ok(Removed::Foreign) => warn!("{vip} on {} is no longer the address that Futago added: left", self.interface),
+            Ok(Removed::Absent) => warn!(
+                "{vip} was gone from {} already: somebody else removed it",
+                self.interface
+            ),
+            Ok(Removed::Foreign) => warn!(
+                "{vip} on {} is no longer the address that Futago added: left",
+                self.interface
+            ),
             Err(error) => warn!("cannot remove {vip} from {}: {error}", self.interface),
         }
     }
@@ -143,11 +188,14 @@ impl Vips {
 
 impl Held {
     fn next_announcement(&self) -> Option<Duration> {
-        ANNOUNCE_AT.get(self.announced).map(|after| self.taken_at + *after)
+        ANNOUNCE_AT
+            .get(self.announced)
+            .map(|after| self.taken_at + *after)
     }
 }
 
 /// What the host's own advertisements say of it (RFC 4861 §4.4).
 fn forwards_ipv6(interface: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/forwarding")).is_ok_and(|value| value.trim() != "0")
+    std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/forwarding"))
+        .is_ok_and(|value| value.trim() != "0")
 }

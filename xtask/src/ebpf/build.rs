@@ -21,6 +21,8 @@ const TARGET: &str = "bpfel-unknown-none";
 /// programs and is fixed so that every host builds the same object.
 const FLAGS: &[&str] = &[
     "-Ctarget-cpu=v3",
+    // Headers are types without alignment; without this LLVM reads and writes them byte by byte. LLVM 22 and later.
+    "-Ctarget-feature=+allows-misaligned-mem-access",
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
     "--cfg=bpf_target_arch=\"x86_64\"",
