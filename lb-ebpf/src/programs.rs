@@ -32,4 +32,4 @@ pub fn pass(_context: XdpContext) -> u32 {
 /// The kernel's helpers are for programs under the GPL; see `Cargo.toml`.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 17] = *b"Dual MIT/GPL\0\0\0\0\0";
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
