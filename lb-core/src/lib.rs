@@ -1,6 +1,7 @@
 //! What should be true: the decisions of the load balancer as pure functions and state machines. Time is an
 //! argument (a [`core::time::Duration`] since an origin that the caller chooses); sockets, files and clocks are
 //! the caller's.
+
 #![forbid(unsafe_code)]
 
 pub mod config;

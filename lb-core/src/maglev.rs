@@ -14,7 +14,7 @@ use lb_common::hash::mix;
 
 use crate::model::{BackendKey, MAX_BACKENDS_PER_SERVICE};
 
-/// Virtual time between two turns at weight 1. A backend has at most 2^24 turns (the largest table), so 2^60 is the end.
+/// Virtual time between two turns at weight 1. A backend has at most 2^22 turns (the largest table), so 2^58 is the end.
 const PERIOD: u64 = 1 << 36;
 
 /// A number for a backend that depends on its address and port alone.

@@ -121,6 +121,8 @@ impl Default for Capacity {
 pub const DEFAULT_HASH_SEED: u64 = 0x6675_7461_676f;
 /// A prime, as Maglev needs it.
 pub const DEFAULT_SLOTS: u32 = 65_537;
+/// Larger tables take seconds to build.
+pub const MAX_SLOTS_PER_SERVICE: u32 = 1 << 22;
 /// Slots name a backend by 16 bits, where 0 is "none".
 pub const MAX_BACKENDS_PER_SERVICE: usize = u16::MAX as usize;
 pub const MAX_WEIGHT: u16 = 1000;
@@ -230,11 +232,11 @@ impl Mode {
 /// Which parts of a packet choose its slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub enum HashPolicy {
-    /// Both addresses, both ports and the protocol.
+    /// Addresses and ports: every connection on its own.
     #[default]
     #[serde(rename = "l3+l4")]
     L3L4,
-    /// Both addresses.
+    /// Both addresses. Within a service the destination is its VIP, so this chooses as `Source` does.
     #[serde(rename = "l3")]
     L3,
     /// The client's address: all its connections reach one backend.

@@ -27,9 +27,9 @@ fn the_reference_is_that_of_the_schema() {
         fs::write(&path, format!("{before}{BEGIN}{generated}{END}{after}"))
             .expect("the page is writable");
     } else {
-        assert_eq!(
-            written, generated,
-            "write it anew: UPDATE_DOCS=1 cargo test -p lb-core --test docs"
+        assert!(
+            written == generated,
+            "it differs from the schema; write it anew: UPDATE_DOCS=1 cargo test -p lb-core --test docs"
         );
     }
 }

@@ -3,7 +3,8 @@
 
 use super::words::{CheckType, Word, words};
 use crate::model::{
-    DEFAULT_HASH_SEED, DEFAULT_SLOTS, HashPolicy, MAX_WEIGHT, Mode, Protocol, XdpMode,
+    DEFAULT_HASH_SEED, DEFAULT_SLOTS, HashPolicy, MAX_SLOTS_PER_SERVICE, MAX_WEIGHT, Mode,
+    Protocol, XdpMode,
 };
 
 pub(super) struct Section {
@@ -178,7 +179,7 @@ pub(super) mod service {
         name: "hash",
         kind: Kind::Word(words::<HashPolicy>),
         absent: Absent::Word(HashPolicy::WORDS[0].0),
-        meaning: "What chooses the backend of a packet. `l3+l4`: addresses and ports. `l3`: addresses. `source`: the client's address, so that all its connections reach one backend.",
+        meaning: "What chooses the backend of a packet. `l3+l4`: addresses and ports, every connection on its own. `source`: the client's address, so that all its connections reach one backend. `l3`: both addresses, which within one service is the same.",
         example: r#""source""#,
     };
     pub static SLOTS: Key = Key {
@@ -328,7 +329,7 @@ pub(super) mod check {
 
 const SLOT_RANGE: Kind = Kind::Number {
     min: 2,
-    max: 1 << 24,
+    max: MAX_SLOTS_PER_SERVICE as i64,
 };
 
 pub(super) static DATAPLANE: Section = Section {

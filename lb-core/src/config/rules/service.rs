@@ -12,7 +12,10 @@ use crate::{
         schema::check::TIMEOUT_MS_DEFAULT,
         words::CheckType,
     },
-    model::{Backend, BackendKey, Check, CheckKind, MAX_BACKENDS_PER_SERVICE, Protocol, Service},
+    model::{
+        Backend, BackendKey, Check, CheckKind, MAX_BACKENDS_PER_SERVICE, MAX_SLOTS_PER_SERVICE,
+        Protocol, Service,
+    },
 };
 
 pub(super) fn check(
@@ -154,7 +157,8 @@ fn table_size(service: &file::Service, slots: Option<u32>, sink: &Sink) {
         .clone();
     let wanted = u32::try_from(count)
         .ok()
-        .and_then(|count| prime::next_prime(count.checked_mul(100)?));
+        .and_then(|count| prime::next_prime(count.checked_mul(100)?))
+        .filter(|prime| *prime <= MAX_SLOTS_PER_SERVICE);
     let help = wanted.map(|prime| format!("slots = {prime} is 100 for each backend"));
     let diagnostic = if count > limit {
         Diagnostic::error(
@@ -169,7 +173,7 @@ fn table_size(service: &file::Service, slots: Option<u32>, sink: &Sink) {
         return;
     };
     sink.push(match help {
-        Some(help) if slots < 1 << 24 => diagnostic.help(help),
+        Some(help) => diagnostic.help(help),
         _ => diagnostic,
     });
 }
