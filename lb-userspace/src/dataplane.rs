@@ -25,7 +25,7 @@ mod tables;
 pub use directory::{DEFAULT_DIRECTORY, DirectoryError};
 pub use error::OpenError;
 pub use interface::AttachedMode;
-pub use link::{AttachError, InterfaceReport, XdpMode};
+pub use link::{AttachError, InterfaceReport};
 pub use load::{Dataplane, Options};
 pub use maps::{CapacityError, capacity_bytes};
 pub use run::{Action, RunError, TestRun};

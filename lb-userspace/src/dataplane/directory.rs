@@ -28,7 +28,9 @@ const LINKS: &str = "links";
 pub enum DirectoryError {
     #[error("{} is not in a bpffs (mount one with: mount -t bpf bpf {})", .0.display(), .0.display())]
     NotBpffs(PathBuf),
-    #[error("cannot mount a bpffs at {BPFFS}: {0} (run as root, or mount it with: mount -t bpf bpf {BPFFS})")]
+    #[error(
+        "cannot mount a bpffs at {BPFFS}: {0} (run as root, or mount it with: mount -t bpf bpf {BPFFS})"
+    )]
     Mount(#[source] io::Error),
     #[error("{} is in use by another futago process; stop that one first, or use another directory", .0.display())]
     InUse(PathBuf),
@@ -94,10 +96,8 @@ impl Directory {
     pub fn current(&self) -> Option<Generation> {
         let name = fs::read_link(self.path.join(CURRENT)).ok()?;
         let path = self.path.join(&name);
-        (name.parent() == Some(Path::new(&version())) && path.is_dir()).then_some(Generation {
-            path,
-            kept: true,
-        })
+        (name.parent() == Some(Path::new(&version())) && path.is_dir())
+            .then_some(Generation { path, kept: true })
     }
 
     /// An empty directory for a new set of tables. What an earlier process has left half made is removed.
@@ -203,6 +203,11 @@ impl Generation {
     pub fn map(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+
+    /// Leaves the removal to somebody else.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
 }
 
 impl Drop for Generation {
@@ -256,8 +261,8 @@ fn is_bpffs(path: &Path) -> bool {
     // SAFETY: a plain C struct of integers; all zeros is a value.
     let mut status: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the path ends in a zero byte, and `status` is what statfs(2) fills.
-    unsafe { libc::statfs(path.as_ptr(), &raw mut status) } == 0
-        && status.f_type == libc::BPF_FS_MAGIC
+    let failed = unsafe { libc::statfs(path.as_ptr(), &raw mut status) } != 0;
+    !failed && status.f_type == libc::BPF_FS_MAGIC
 }
 
 fn entries(path: &Path) -> Result<Vec<String>, DirectoryError> {

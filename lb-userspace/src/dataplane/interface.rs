@@ -54,10 +54,13 @@ pub fn index(name: &str) -> Option<u32> {
 /// The XDP program that runs on an interface, whoever attached it.
 pub fn attached(ifindex: u32) -> io::Result<Option<Attached>> {
     let link = get_link(ifindex)?;
-    let attributes = link.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Xdp(attributes) => Some(attributes),
-        _ => None,
-    });
+    let attributes = link
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Xdp(attributes) => Some(attributes),
+            _ => None,
+        });
     let mut mode = None;
     let mut program_id = None;
     for attribute in attributes.unwrap_or_default() {

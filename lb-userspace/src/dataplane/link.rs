@@ -6,32 +6,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::{LinkType, loaded_links, loaded_programs};
+use aya::programs::{ProgramError, links::LinkType, loaded_links, loaded_programs};
+use lb_core::model::XdpMode;
 use serde::Serialize;
 
 use super::{
-    directory::ignore_missing,
+    directory::{DirectoryError, ignore_missing},
     interface::{self, Attached, AttachedMode},
     sys,
 };
-
-/// How the program is to be attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum XdpMode {
-    /// Native, or generic with a warning where the driver has no XDP.
-    #[default]
-    Auto,
-    Native,
-    Generic,
-}
 
 /// Why an interface does not run the program. If it ran an earlier one, it still does, unless the text says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error("there is no interface {0} in this network namespace (see: ip link)")]
     NoInterface(String),
-    #[error("interface {interface} already runs the XDP program {program} (id {id}, {mode} mode), and Futago does not chain programs. \
-             Remove it: {remove}")]
+    #[error(
+        "interface {interface} already runs the XDP program {program} (id {id}, {mode} mode), and Futago does not chain programs. \
+             Remove it: {remove}"
+    )]
     Occupied {
         interface: String,
         program: String,
@@ -47,8 +40,20 @@ pub enum AttachError {
         advice: &'static str,
         source: io::Error,
     },
-    #[error("cannot replace the program on interface {interface}: {source}. The earlier one goes on")]
-    Replace { interface: String, source: io::Error },
+    #[error(
+        "cannot replace the program on interface {interface}: {source}. The earlier one goes on"
+    )]
+    Replace {
+        interface: String,
+        source: io::Error,
+    },
+    #[error("cannot read the loaded program back, for interface {interface}: {source}")]
+    Program {
+        interface: String,
+        source: Box<ProgramError>,
+    },
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     #[error("cannot {what} for interface {interface}: {source}")]
     System {
         what: &'static str,
@@ -72,7 +77,6 @@ pub struct InterfaceReport {
 #[derive(Clone, Copy)]
 pub struct Program<'a> {
     pub descriptor: BorrowedFd<'a>,
-    pub id: u32,
 }
 
 /// A link that is pinned. Dropping it changes nothing.
@@ -94,8 +98,8 @@ impl PinnedLink {
     ) -> Result<Self, AttachError> {
         let ifindex = interface::index(interface)
             .ok_or_else(|| AttachError::NoInterface(interface.to_owned()))?;
-        let running = interface::attached(ifindex)
-            .map_err(system("ask for the XDP program", interface))?;
+        let running =
+            interface::attached(ifindex).map_err(system("ask for the XDP program", interface))?;
         let Some(mut link) = Self::open(path, interface)? else {
             return Self::create(path, interface, ifindex, wanted, program, running);
         };
@@ -280,9 +284,9 @@ fn occupied(interface: &str, other: Attached) -> AttachError {
         .find(|program| program.id() == id)
         .and_then(|program| program.name_as_str().map(str::to_owned))
         .unwrap_or_else(|| "of unknown name".to_owned());
-    let link = loaded_links().flatten().find(|link| {
-        link.program_id() == id && matches!(link.link_type(), Ok(LinkType::Xdp))
-    });
+    let link = loaded_links()
+        .flatten()
+        .find(|link| link.program_id() == id && matches!(link.link_type(), Ok(LinkType::Xdp)));
     AttachError::Occupied {
         interface: interface.to_owned(),
         program,
@@ -293,7 +297,10 @@ fn occupied(interface: &str, other: Attached) -> AttachError {
                 "end the process that holds link {0}, or: bpftool link detach id {0}",
                 link.id()
             ),
-            None => format!("ip link set dev {interface} xdp off; xdpgeneric off"),
+            None if other.mode == AttachedMode::Generic => {
+                format!("ip link set dev {interface} xdpgeneric off")
+            }
+            None => format!("ip link set dev {interface} xdp off"),
         },
     }
 }

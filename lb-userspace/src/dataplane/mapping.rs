@@ -67,10 +67,6 @@ impl<T: Element> Mapped<T> {
         })
     }
 
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
     pub fn get(&self, index: u32) -> Option<&T> {
         let index = index as usize;
         // SAFETY: inside the mapping, page-aligned at its start; `Element` says that a reference is sound, and
@@ -127,9 +123,8 @@ pub mod tests {
     /// Memory that can be mapped as a BPF array can.
     pub fn memory(bytes: u64) -> File {
         // SAFETY: a name that ends in zero, and the descriptor is ours.
-        let file = unsafe {
-            File::from_raw_fd(libc::memfd_create(c"table".as_ptr(), libc::MFD_CLOEXEC))
-        };
+        let file =
+            unsafe { File::from_raw_fd(libc::memfd_create(c"table".as_ptr(), libc::MFD_CLOEXEC)) };
         file.set_len(bytes).expect("memory");
         file
     }

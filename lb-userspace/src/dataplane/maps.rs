@@ -71,7 +71,11 @@ impl Shapes {
             }
         };
         let services = records("services", services, MOST_RECORDS - 1)?;
-        let backends = records("backends", backends, (u32::MAX / cpus).min(MOST_RECORDS - 1))?;
+        let backends = records(
+            "backends",
+            backends,
+            (u32::MAX / cpus).min(MOST_RECORDS - 1),
+        )?;
         Ok(Self {
             index: shape::<u64>("INDEX", cells),
             services: shape::<Service>("SERVICES", services),
@@ -181,21 +185,42 @@ mod tests {
     fn impossible_capacities_are_refused() {
         let refused = |capacity: Capacity| Shapes::new(&capacity, 4).expect_err("refused");
         assert_eq!(
-            refused(Capacity { cells: 1000, ..CAPACITY }),
+            refused(Capacity {
+                cells: 1000,
+                ..CAPACITY
+            }),
             CapacityError::Cells(1000)
         );
         assert_eq!(
-            refused(Capacity { slots: 3, ..CAPACITY }),
+            refused(Capacity {
+                slots: 3,
+                ..CAPACITY
+            }),
             CapacityError::Slots(3)
         );
         assert!(matches!(
-            refused(Capacity { services: 0, ..CAPACITY }),
-            CapacityError::Records { what: "services", .. }
+            refused(Capacity {
+                services: 0,
+                ..CAPACITY
+            }),
+            CapacityError::Records {
+                what: "services",
+                ..
+            }
         ));
         // One counter per CPU has to be addressable, too.
         assert!(matches!(
-            Shapes::new(&Capacity { backends: 1 << 29, ..CAPACITY }, 16),
-            Err(CapacityError::Records { what: "backends", .. })
+            Shapes::new(
+                &Capacity {
+                    backends: 1 << 29,
+                    ..CAPACITY
+                },
+                16
+            ),
+            Err(CapacityError::Records {
+                what: "backends",
+                ..
+            })
         ));
     }
 }

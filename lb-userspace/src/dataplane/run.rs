@@ -37,7 +37,9 @@ pub struct TestRun {
 pub enum RunError {
     #[error("a test run takes frames of 14 bytes up to about 3500; this one has {0}")]
     FrameLength(usize),
-    #[error("the kernel did not run the program (is there an interface {ifindex} in this network namespace?): {source}")]
+    #[error(
+        "the kernel did not run the program (is there an interface {ifindex} in this network namespace?): {source}"
+    )]
     Kernel {
         ifindex: u32,
         source: Box<ProgramError>,

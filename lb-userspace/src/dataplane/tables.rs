@@ -48,7 +48,9 @@ impl CounterCell {
 /// Why a list of writes was refused. It is a defect of what planned them; no table has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    #[error("write {write} of the plan names {table} {first} to {last}, but there are {capacity}; nothing was written")]
+    #[error(
+        "write {write} of the plan names {table} {first} to {last}, but there are {capacity}; nothing was written"
+    )]
     OutOfRange {
         /// Its position in the list, from 0.
         write: usize,
@@ -57,7 +59,9 @@ pub enum WriteError {
         last: u64,
         capacity: u32,
     },
-    #[error("write {write} of the plan would change the next hop of backend {record} that packets use; nothing was written")]
+    #[error(
+        "write {write} of the plan would change the next hop of backend {record} that packets use; nothing was written"
+    )]
     NextHopInUse { write: usize, record: u32 },
 }
 
@@ -227,7 +231,8 @@ impl MappedTables {
             Write::Slots { first, words } => words.iter().zip(*first..).all(|(word, position)| {
                 // Release, as for all that may be in use already: what it names was filled before.
                 let slot = self.slots.get(position);
-                slot.map(|slot| slot.store(*word, Ordering::Release)).is_some()
+                slot.map(|slot| slot.store(*word, Ordering::Release))
+                    .is_some()
             }),
             Write::Service { record, service } => self.services.write(*record, *service),
             Write::Backend {
@@ -253,12 +258,15 @@ impl MappedTables {
             }
             Write::State { record, state } => self.publish_state(*record, *state),
             Write::ClearCounters { record } => (0..self.cpus).all(|cpu| {
-                let cell = self.backend_counters.get(cpu * self.capacity.backends + record);
+                let cell = self
+                    .backend_counters
+                    .get(cpu * self.capacity.backends + record);
                 cell.map(CounterCell::clear).is_some()
             }),
             Write::Cell { position, value } => {
                 let cell = self.index.get(*position);
-                cell.map(|cell| cell.store(*value, Ordering::Release)).is_some()
+                cell.map(|cell| cell.store(*value, Ordering::Release))
+                    .is_some()
             }
         };
         debug_assert!(written, "checked before: {write:?}");
@@ -371,8 +379,14 @@ mod tests {
         }
 
         fn map(&self) -> MappedTables {
-            let [index, services, slots, backends, backend_counters, reason_counters] =
-                self.0.each_ref().map(AsFd::as_fd);
+            let [
+                index,
+                services,
+                slots,
+                backends,
+                backend_counters,
+                reason_counters,
+            ] = self.0.each_ref().map(AsFd::as_fd);
             let maps = MapDescriptors {
                 index,
                 services,
@@ -432,9 +446,18 @@ mod tests {
         tables
             .apply(&[
                 backend(2, 4, 0),
-                Write::Slots { first: 3, words: words.clone() },
-                Write::Service { record: 3, service: service(3, u32::MAX) },
-                Write::Cell { position: 15, value: cell },
+                Write::Slots {
+                    first: 3,
+                    words: words.clone(),
+                },
+                Write::Service {
+                    record: 3,
+                    service: service(3, u32::MAX),
+                },
+                Write::Cell {
+                    position: 15,
+                    value: cell,
+                },
             ])
             .expect("inside the tables");
         // Another mapping of the same memory, as a restarted daemon has it.
@@ -467,7 +490,10 @@ mod tests {
         );
         assert_eq!(
             tables.apply(&[next_hop(1, 6)]),
-            Err(WriteError::NextHopInUse { write: 0, record: 1 })
+            Err(WriteError::NextHopInUse {
+                write: 0,
+                record: 1
+            })
         );
         tables
             .apply(&[next_hop(0, 7), next_hop(1, 8)])
@@ -479,25 +505,68 @@ mod tests {
     #[test]
     fn one_wrong_write_stops_them_all() {
         let wrong = [
-            Write::Cell { position: 16, value: 0 },
-            Write::Cell { position: 0, value: Entry::Service(4).cell(0) },
-            Write::Cell { position: 0, value: Entry::Reverse(8).cell(0) },
-            Write::Cell { position: 0, value: Entry::Vip(4).cell(0) },
-            Write::Slots { first: 60, words: vec![0; 5] },
-            Write::Slots { first: u32::MAX, words: vec![0; 2] },
-            Write::Service { record: 4, service: service(0, 0) },
-            Write::Service { record: 0, service: service(58, 0) },
-            Write::Service { record: 0, service: service(0, 6) },
-            Write::State { record: 8, state: state(0) },
-            Write::State { record: 0, state: BackendState { service: 4, ..state(0) } },
-            Write::NextHop { record: 8, next_hop: hop(1), state: state(1) },
+            Write::Cell {
+                position: 16,
+                value: 0,
+            },
+            Write::Cell {
+                position: 0,
+                value: Entry::Service(4).cell(0),
+            },
+            Write::Cell {
+                position: 0,
+                value: Entry::Reverse(8).cell(0),
+            },
+            Write::Cell {
+                position: 0,
+                value: Entry::Vip(4).cell(0),
+            },
+            Write::Slots {
+                first: 60,
+                words: vec![0; 5],
+            },
+            Write::Slots {
+                first: u32::MAX,
+                words: vec![0; 2],
+            },
+            Write::Service {
+                record: 4,
+                service: service(0, 0),
+            },
+            Write::Service {
+                record: 0,
+                service: service(58, 0),
+            },
+            Write::Service {
+                record: 0,
+                service: service(0, 6),
+            },
+            Write::State {
+                record: 8,
+                state: state(0),
+            },
+            Write::State {
+                record: 0,
+                state: BackendState {
+                    service: 4,
+                    ..state(0)
+                },
+            },
+            Write::NextHop {
+                record: 8,
+                next_hop: hop(1),
+                state: state(1),
+            },
             Write::ClearCounters { record: 8 },
             backend(8, 1, 0),
         ];
         for wrong in wrong {
             let memory = Memory::new();
             let mut tables = memory.map();
-            let good = Write::Cell { position: 1, value: Entry::Service(1).cell(0) };
+            let good = Write::Cell {
+                position: 1,
+                value: Entry::Service(1).cell(0),
+            };
             let refused = tables.apply(&[good, wrong.clone()]);
             assert!(
                 matches!(refused, Err(WriteError::OutOfRange { write: 1, .. })),
@@ -522,7 +591,10 @@ mod tests {
         }
         assert_eq!(
             tables.backend_counter(5),
-            Counter { packets: 6, bytes: 300 }
+            Counter {
+                packets: 6,
+                bytes: 300
+            }
         );
         assert_eq!(tables.backend_counter(4), Counter::default());
         assert_eq!(tables.backend_counter(8), Counter::default());
