@@ -1,0 +1,298 @@
+//! Loading the program, finding or making its tables, and letting packets in.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapInfo},
+    programs::{ProgramError, Xdp},
+};
+use lb_common::tables::Settings;
+use lb_core::{model::XdpMode, plan::write::Capacity};
+use zerocopy::IntoBytes;
+
+use super::{
+    directory::{DEFAULT_DIRECTORY, Directory, Generation},
+    error::OpenError,
+    link::{AttachError, InterfaceReport, PinnedLink, Program},
+    maps::{MapShape, Shapes, possible_cpus},
+    tables::{MapDescriptors, MappedTables},
+};
+
+const PROGRAM: &str = "balancer";
+
+/// How to open the dataplane.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to pin, in a bpffs.
+    pub directory: PathBuf,
+    pub capacity: Capacity,
+    /// Interfaces on which [`Dataplane::attach`] attaches the program.
+    pub interfaces: Vec<(String, XdpMode)>,
+}
+
+impl Options {
+    /// With the default directory and no interface.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            directory: DEFAULT_DIRECTORY.into(),
+            capacity,
+            interfaces: Vec::new(),
+        }
+    }
+}
+
+/// The loaded program with its tables and links. Dropping it leaves the kernel forwarding.
+pub struct Dataplane {
+    directory: Directory,
+    generation: Generation,
+    adopted: bool,
+    wanted: BTreeMap<String, XdpMode>,
+    links: BTreeMap<String, PinnedLink>,
+    tables: MappedTables,
+    /// Holds the program; it has no links of its own.
+    ebpf: Ebpf,
+}
+
+impl Dataplane {
+    /// Loads the program over the pinned tables if they are of this layout and capacity, otherwise over new and empty ones.
+    /// Attaches nothing: what an earlier process attached goes on with its program and tables.
+    ///
+    /// # Errors
+    /// If another process has the directory open, or the kernel refuses.
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        let cpus = possible_cpus();
+        let shapes = Shapes::new(&options.capacity, cpus)?;
+        let object = lb_ebpf::object()?;
+        let directory = Directory::open(&options.directory)?;
+        let current = directory
+            .current()
+            .filter(|generation| is_adoptable(generation, &shapes));
+        let adopted = current.is_some();
+        let generation = match current {
+            Some(generation) => generation,
+            None => directory.fresh()?,
+        };
+        let ebpf = load(&object, &generation, &options.capacity, &shapes)?;
+        let tables = map_tables(&ebpf, &shapes, options.capacity, cpus)?;
+        tracing::info!(
+            directory = %directory.path().display(),
+            adopted,
+            bytes = shapes.bytes(),
+            "dataplane loaded"
+        );
+        Ok(Self {
+            directory,
+            generation,
+            adopted,
+            wanted: options.interfaces.into_iter().collect(),
+            links: BTreeMap::new(),
+            tables,
+            ebpf,
+        })
+    }
+
+    /// Whether the tables are those of an earlier process, with its services in them.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    pub fn tables(&self) -> &MappedTables {
+        &self.tables
+    }
+
+    pub fn tables_mut(&mut self) -> &mut MappedTables {
+        &mut self.tables
+    }
+
+    /// Attaches the program to all wanted interfaces, in place of an earlier one by atomic replacement; then detaches interfaces
+    /// that are not wanted any more and removes the tables that no program uses. The tables are filled before.
+    ///
+    /// An interface that does not exist is left out with a warning: [`attach_interface`](Self::attach_interface) when it comes.
+    ///
+    /// # Errors
+    /// At the first interface that fails. Interfaces before it run this program, those after it an earlier one, and
+    /// the earlier tables are kept. It may be called again.
+    pub fn attach(&mut self) -> Result<Vec<InterfaceReport>, AttachError> {
+        for (name, mode) in self.wanted.clone() {
+            match self.attach_interface(&name, mode) {
+                Ok(_) => {}
+                Err(AttachError::NoInterface(name)) => {
+                    tracing::warn!(interface = name, "no such interface; waiting for it");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let wanted = self.wanted.keys().map(String::as_str);
+        for path in self.directory.other_links(wanted)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(link) = PinnedLink::open(&path, &name)? {
+                link.remove()?;
+            }
+        }
+        self.directory.publish(&mut self.generation)?;
+        Ok(self.interfaces())
+    }
+
+    /// Attaches the program to one more interface, or again to one that was made anew, or replaces the program that it runs.
+    pub fn attach_interface(
+        &mut self,
+        name: &str,
+        mode: XdpMode,
+    ) -> Result<InterfaceReport, AttachError> {
+        self.wanted.insert(name.to_owned(), mode);
+        let (program, tag) = self.identity(name)?;
+        let link = PinnedLink::attach(&self.directory.link(name), name, mode, program)?;
+        let report = link
+            .report(&tag)
+            .ok_or_else(|| AttachError::NoInterface(name.to_owned()))?;
+        tracing::info!(
+            interface = name,
+            mode = %report.mode,
+            program = report.program_id,
+            tag,
+            "forwarding"
+        );
+        self.links.insert(name.to_owned(), link);
+        Ok(report)
+    }
+
+    /// Ends forwarding on one interface; nothing happens if there is none, or it is gone.
+    pub fn detach_interface(&mut self, name: &str) -> Result<(), AttachError> {
+        self.wanted.remove(name);
+        self.links.remove(name);
+        match PinnedLink::open(&self.directory.link(name), name)? {
+            Some(link) => link.remove(),
+            None => Ok(()),
+        }
+    }
+
+    /// The interfaces that run the program now; those that vanished are left out.
+    pub fn interfaces(&self) -> Vec<InterfaceReport> {
+        let Ok((_, tag)) = self.identity("") else {
+            return Vec::new();
+        };
+        let reports = self.links.values().filter_map(|link| link.report(&tag));
+        reports.collect()
+    }
+
+    /// Ends all forwarding and removes tables, links and directories: a clean stop.
+    ///
+    /// # Errors
+    /// If something could not be removed; other interfaces may forward still.
+    pub fn detach(mut self) -> Result<(), AttachError> {
+        self.links.clear();
+        for path in self.directory.other_links(std::iter::empty())? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(link) = PinnedLink::open(&path, &name)? {
+                link.remove()?;
+            }
+        }
+        self.generation.keep();
+        Ok(self.directory.remove()?)
+    }
+
+    pub(super) fn program(&self) -> Result<&Xdp, ProgramError> {
+        self.ebpf
+            .program(PROGRAM)
+            .ok_or(ProgramError::NotLoaded)?
+            .try_into()
+    }
+
+    /// The program for links of `interface`, and its tag.
+    fn identity(&self, interface: &str) -> Result<(Program<'_>, String), AttachError> {
+        let look = || {
+            let program = self.program()?;
+            let tag = format!("{:016x}", program.info()?.tag());
+            let descriptor = program.fd()?.as_fd();
+            Ok((Program { descriptor }, tag))
+        };
+        look().map_err(|source: ProgramError| AttachError::Program {
+            interface: interface.to_owned(),
+            source: Box::new(source),
+        })
+    }
+}
+
+/// aya takes a pinned map as it is: what it takes is looked at first.
+fn is_adoptable(generation: &Generation, shapes: &Shapes) -> bool {
+    shapes.all().iter().all(|shape| {
+        let difference = match MapInfo::from_pin(generation.map(shape.name)) {
+            Ok(map) => shape.difference(&map),
+            Err(error) => Some(format!("{}: {error}", shape.name)),
+        };
+        if let Some(difference) = &difference {
+            tracing::info!(difference, "the pinned tables are replaced by new ones");
+        }
+        difference.is_none()
+    })
+}
+
+fn load(
+    object: &[u8],
+    generation: &Generation,
+    capacity: &Capacity,
+    shapes: &Shapes,
+) -> Result<Ebpf, OpenError> {
+    let settings = Settings {
+        index_mask: capacity.cells - 1,
+        backends: capacity.backends,
+    };
+    let mut loader = EbpfLoader::new();
+    loader.override_global("SETTINGS", settings.as_bytes(), true);
+    for shape in shapes.all() {
+        loader
+            .map_max_entries(shape.name, shape.entries)
+            .map_pin_path(shape.name, generation.map(shape.name));
+    }
+    let bytes = shapes.bytes();
+    let mut ebpf = loader
+        .load(object)
+        .map_err(|error| OpenError::load(error, bytes))?;
+    let program: &mut Xdp = ebpf
+        .program_mut(PROGRAM)
+        .ok_or_else(|| OpenError::Mismatch(format!("it has no program {PROGRAM}")))?
+        .try_into()
+        .map_err(|error: ProgramError| OpenError::load(error, bytes))?;
+    program
+        .load()
+        .map_err(|error| OpenError::load(error, bytes))?;
+    Ok(ebpf)
+}
+
+fn map_tables(
+    ebpf: &Ebpf,
+    shapes: &Shapes,
+    capacity: Capacity,
+    cpus: u32,
+) -> Result<MappedTables, OpenError> {
+    let maps = MapDescriptors {
+        index: descriptor(ebpf, shapes.index)?,
+        services: descriptor(ebpf, shapes.services)?,
+        slots: descriptor(ebpf, shapes.slots)?,
+        backends: descriptor(ebpf, shapes.backends)?,
+        backend_counters: descriptor(ebpf, shapes.backend_counters)?,
+        reason_counters: descriptor(ebpf, shapes.reason_counters)?,
+    };
+    MappedTables::new(&maps, capacity, cpus).map_err(OpenError::Map)
+}
+
+fn descriptor(ebpf: &Ebpf, shape: MapShape) -> Result<BorrowedFd<'_>, OpenError> {
+    let Some(Map::Array(map)) = ebpf.map(shape.name) else {
+        return Err(OpenError::Mismatch(format!(
+            "it has no array {}",
+            shape.name
+        )));
+    };
+    let info = map
+        .info()
+        .map_err(|error| OpenError::Mismatch(format!("{}: {error}", shape.name)))?;
+    match shape.difference(&info) {
+        None => Ok(map.fd().as_fd()),
+        Some(difference) => Err(OpenError::Mismatch(difference)),
+    }
+}
