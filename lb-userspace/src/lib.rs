@@ -4,3 +4,4 @@ pub mod api;
 pub mod daemon;
 pub mod dataplane;
 pub mod net;
+pub mod probe;

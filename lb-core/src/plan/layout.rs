@@ -75,7 +75,7 @@ impl From<Full> for PlanError {
 #[derive(Clone, Debug)]
 pub struct Layout {
     index: Index,
-    services: BTreeMap<KeyOrder, Placed>,
+    services: BTreeMap<Key, Placed>,
     records: Ranges,
     slots: Ranges,
     backends: Ranges,
@@ -113,19 +113,9 @@ enum Retired {
         backends: Option<Range>,
     },
     Number {
-        key: KeyOrder,
+        key: Key,
         number: u16,
     },
-}
-
-/// A key in an order of its own: [`Key`] is a wire-like record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct KeyOrder([u8; 16], u8, u16);
-
-impl From<&Key> for KeyOrder {
-    fn from(key: &Key) -> Self {
-        Self(key.address.to_v6(), key.protocol, key.port)
-    }
 }
 
 impl Layout {
@@ -185,7 +175,7 @@ impl Layout {
                 .map(|at| tables.backend(at).and_then(placed_backend))
                 .collect();
             layout.services.insert(
-                KeyOrder::from(&service.key),
+                service.key,
                 Placed {
                     record,
                     service,
@@ -207,24 +197,21 @@ impl Layout {
 
     /// Backends of a service: address, port, whether it was up, and the record that its packets are counted under.
     pub fn backends(&self, key: &Key) -> impl Iterator<Item = (Address, u16, bool, u32)> {
-        self.services
-            .get(&KeyOrder::from(key))
-            .into_iter()
-            .flat_map(|placed| {
-                placed
-                    .numbers
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(offset, backend)| {
-                        let PlacedBackend { address, state, .. } = (*backend)?;
-                        Some((
-                            address,
-                            state.port,
-                            state.up,
-                            placed.backends.first + offset as u32,
-                        ))
-                    })
-            })
+        self.services.get(key).into_iter().flat_map(|placed| {
+            placed
+                .numbers
+                .iter()
+                .enumerate()
+                .filter_map(|(offset, backend)| {
+                    let PlacedBackend { address, state, .. } = (*backend)?;
+                    Some((
+                        address,
+                        state.port,
+                        state.up,
+                        placed.backends.first + offset as u32,
+                    ))
+                })
+        })
     }
 
     /// When [`expire`](Self::expire) has something to do next.
@@ -272,8 +259,7 @@ impl Layout {
     /// If a table has no room. The layout and the tables are as before.
     pub fn set(&mut self, now: Duration, wanted: &Wanted) -> Result<Vec<Write>, PlanError> {
         let mut writes = self.expire(now);
-        let order = KeyOrder::from(&wanted.key);
-        let before = self.services.get(&order).cloned();
+        let before = self.services.get(&wanted.key).cloned();
         let assigned = Assigned::new(before.as_ref(), wanted, &mut self.backends)?;
         let undo = |layout: &mut Self, assigned: &Assigned| {
             if assigned.fresh {
@@ -297,7 +283,7 @@ impl Layout {
             for (&number, backend) in assigned.numbers.iter().zip(&wanted.backends) {
                 writes.extend(placed.update(number, backend));
             }
-            self.services.insert(order, placed);
+            self.services.insert(wanted.key, placed);
             return Ok(writes);
         }
 
@@ -374,10 +360,10 @@ impl Layout {
         writes.extend(updates);
         writes.extend(self.set_reverse(wanted, &placed, &assigned)?);
         if let Some(old) = before {
-            writes.extend(self.retire(now, order, &old, &mut placed, assigned.fresh));
+            writes.extend(self.retire(now, wanted.key, &old, &mut placed, assigned.fresh));
         }
         let vip = placed.service.key.address;
-        self.services.insert(order, placed);
+        self.services.insert(wanted.key, placed);
         writes.extend(self.set_vip(vip)?);
         Ok(writes)
     }
@@ -385,7 +371,7 @@ impl Layout {
     /// Writes that take a service away; none if it is not there.
     pub fn remove(&mut self, now: Duration, key: &Key) -> Vec<Write> {
         let mut writes = self.expire(now);
-        let Some(placed) = self.services.remove(&KeyOrder::from(key)) else {
+        let Some(placed) = self.services.remove(key) else {
             return writes;
         };
         writes.extend(self.index.remove(key));
@@ -482,7 +468,7 @@ impl Layout {
     fn retire(
         &mut self,
         now: Duration,
-        order: KeyOrder,
+        key: Key,
         old: &Placed,
         new: &mut Placed,
         fresh: bool,
@@ -508,7 +494,7 @@ impl Layout {
             if !stays && !fresh {
                 new.resting.insert(number);
                 self.retired
-                    .push_back((until, Retired::Number { key: order, number }));
+                    .push_back((until, Retired::Number { key, number }));
             }
         }
         let retired = Retired::Service {

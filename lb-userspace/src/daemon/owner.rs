@@ -29,7 +29,7 @@ use super::{
     vips::Vips,
 };
 use crate::{
-    dataplane::{self, Dataplane, XdpMode},
+    dataplane::{self, Dataplane},
     net::{
         self,
         next_hop::NextHopChanged,
@@ -87,10 +87,10 @@ impl Owner {
         let interfaces = node
             .interfaces
             .iter()
-            .map(|name| (name.clone(), xdp_mode(&node)))
+            .map(|name| (name.clone(), node.xdp))
             .collect();
         let dataplane = Dataplane::open(dataplane::Options {
-            dir: options.bpf_dir.clone(),
+            directory: options.bpf_dir.clone(),
             capacity,
             interfaces,
         })?;
@@ -299,8 +299,8 @@ impl Owner {
             .filter(|link| node.interfaces.contains(&link.name))
         {
             if appeared {
-                match self.dataplane.attach_interface(&link.name) {
-                    Ok(()) => info!("interface {} is there", link.name),
+                match self.dataplane.attach_interface(&link.name, node.xdp) {
+                    Ok(_) => info!("interface {} is there", link.name),
                     Err(error) => error!("interface {}: {error}", link.name),
                 }
                 if let Err(error) = self.prepare_host() {
@@ -556,14 +556,6 @@ fn table_capacity(capacity: &Capacity) -> plan::Capacity {
         slots: max_slots.saturating_mul(2),
         // Runs of a power of two, and the next one beside the present one when a service outgrows it.
         backends: max_backends.saturating_mul(3),
-    }
-}
-
-fn xdp_mode(node: &Node) -> XdpMode {
-    match node.xdp {
-        lb_core::model::XdpMode::Auto => XdpMode::Auto,
-        lb_core::model::XdpMode::Native => XdpMode::Native,
-        lb_core::model::XdpMode::Generic => XdpMode::Generic,
     }
 }
 
