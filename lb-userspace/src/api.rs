@@ -1,3 +1,30 @@
 //! The admin API: what the daemon tells and takes over its unix socket. The subcommands are its clients.
 
+use serde::{Deserialize, Serialize};
+
+pub mod client;
+pub mod metrics;
+pub mod server;
+pub mod socket;
 pub mod status;
+
+/// Where the daemon listens unless `--socket` says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/futago/futago.sock";
+
+/// OpenAPI 3.1 description of [`server::ROUTES`]; `GET /v1/openapi.json`.
+pub const OPENAPI: &str = include_str!("api/openapi.json");
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong and what to do, for people.
+    pub error: String,
+}
+
+/// The body of `POST /v1/stop`, and of its answer. `keep` has no default: it decides whether traffic goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// Leave the kernel forwarding and the VIPs in place.
+    pub keep: bool,
+}

@@ -1,0 +1,103 @@
+//! The command line: which subcommands there are and how they fail. Each has a file of its own.
+
+mod check;
+mod client;
+mod logging;
+mod output;
+mod reload;
+mod run;
+mod status;
+mod stop;
+mod table;
+
+use clap::{Parser, Subcommand};
+use lb_core::config::Report;
+
+/// Two Linux hosts as one layer 4 load balancer: XDP forwards, this daemon controls.
+#[derive(Debug, Parser)]
+#[command(
+    name = "futago",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  futago check /etc/futago.toml                        is the file right?
+  futago run --config /etc/futago.toml --node lb1      forward
+  futago status                                        what is going on?
+  futago reload                                        apply the changed file
+  futago stop --keep                                   end the daemon, go on forwarding
+
+Exit codes: 0 fine, 1 what was asked for failed, 2 wrong usage."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Check),
+    Run(run::Run),
+    Status(status::Status),
+    Reload(reload::Reload),
+    Stop(stop::Stop),
+}
+
+/// Why a subcommand failed; `Display` is all that is printed, with its newline.
+#[derive(Debug)]
+pub enum Failure {
+    Failed(anyhow::Error),
+    /// The mistakes of a configuration file.
+    Config(Box<Report>),
+    /// The environment or the arguments, beyond what clap checks.
+    Usage(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(error) => writeln!(f, "error: {error:#}"),
+            Self::Config(report) => report.fmt(f),
+            Self::Usage(message) => writeln!(f, "error: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<Report>() {
+            Ok(report) => report.into(),
+            Err(error) => Self::Failed(error),
+        }
+    }
+}
+
+impl From<Report> for Failure {
+    fn from(report: Report) -> Self {
+        Self::Config(Box::new(report))
+    }
+}
+
+impl Cli {
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Check(check) => check.run(),
+            Command::Run(run) => run.run(),
+            Command::Status(status) => status.run(),
+            Command::Reload(reload) => reload.run(),
+            Command::Stop(stop) => stop.run(),
+        }
+    }
+}
+
+/// Runs one future on this thread.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(anyhow::Error::new(error).context("cannot start")))?
+        .block_on(future)
+}
