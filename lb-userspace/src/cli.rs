@@ -10,6 +10,8 @@ mod status;
 mod stop;
 mod table;
 
+use std::fmt;
+
 use clap::{Parser, Subcommand};
 use lb_core::config::Report;
 
@@ -54,10 +56,20 @@ pub enum Failure {
     Usage(String),
 }
 
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(error) => writeln!(f, "error: {error:#}"),
+            Self::Failed(error) => {
+                let text = format!("{error:#}");
+                let text = text.trim_end();
+                // The mistakes of a file, as the daemon tells them, say themselves what they are.
+                let prefix = if text.starts_with("error: ") || text.starts_with("warning: ") {
+                    ""
+                } else {
+                    "error: "
+                };
+                writeln!(f, "{prefix}{text}")
+            }
             Self::Config(report) => report.fmt(f),
             Self::Usage(message) => writeln!(f, "error: {message}"),
         }

@@ -19,7 +19,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use crate::api;
+use crate::api::socket::Socket;
+
+pub(crate) use owner::table_capacity;
 
 /// What `futago run` was told.
 #[derive(Clone, Debug)]
@@ -38,13 +40,15 @@ pub struct Options {
 
 /// Runs until told to stop. Needs a current-thread runtime in the network namespace that is to be served.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    // Before anything is touched: a second daemon must not come between the tables and the first one.
+    let socket = Socket::bind(&options.socket).await?;
     let (handle, commands) = command::Handle::new();
-    let socket = options.socket.clone();
     let owner = owner::Owner::start(options).await?;
-    tokio::select! {
-        ended = owner.run(commands) => ended,
-        served = api::server::serve(&socket, handle) => {
-            served.with_context(|| format!("the API at {} ended", socket.display()))
-        }
-    }
+    let path = socket.path().to_owned();
+    let api = async {
+        let served = socket.serve(handle).await;
+        served.with_context(|| format!("the API at {} ended", path.display()))
+    };
+    // The API ends after the owner loop, when it has told the client that asked for it.
+    tokio::try_join!(owner.run(commands), api).map(drop)
 }

@@ -10,8 +10,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use tokio::sync::watch;
-
 use super::{
     ErrorBody, OPENAPI, Stop, metrics,
     socket::{Socket, SocketError},
@@ -28,7 +26,7 @@ pub struct Route {
     pub path: &'static str,
     /// One line for people.
     pub summary: &'static str,
-    handler: fn() -> MethodRouter<Api>,
+    handler: fn() -> MethodRouter<Handle>,
 }
 
 /// All of them; the router, the text of "not found", and the docs are made of this list.
@@ -82,23 +80,15 @@ pub fn serve(
 }
 
 impl Socket {
-    /// Answers until a client's `stop` has been carried out and answered; who ends the process after that waits for this
-    /// first, at most a second. Otherwise it ends by being dropped, which removes the socket.
+    /// Answers until the owner loop has ended, and then the questions that are under way, for a second at most: who ends the
+    /// process waits for this, or the client that asked for the stop gets no answer. The socket goes with it.
     pub async fn serve(self, handle: Handle) -> io::Result<()> {
-        let (stopped, _) = watch::channel(false);
-        let api = Api {
-            handle,
-            stopped: stopped.clone(),
-        };
         let (listener, _claim) = self.into_parts();
-        let wait = |mut changes: watch::Receiver<bool>| async move {
-            // An error means that the sender is gone; `stopped` lives until the end of this function.
-            let _ = changes.wait_for(|stopped| *stopped).await;
-        };
-        let server = axum::serve(listener, router(api))
-            .with_graceful_shutdown(wait(stopped.subscribe()));
+        let ended = |handle: Handle| async move { handle.ended().await };
+        let server = axum::serve(listener, router(handle.clone()))
+            .with_graceful_shutdown(ended(handle.clone()));
         let too_long = async {
-            wait(stopped.subscribe()).await;
+            ended(handle).await;
             tokio::time::sleep(LAST_ANSWERS).await;
         };
         tokio::select! {
@@ -108,14 +98,7 @@ impl Socket {
     }
 }
 
-#[derive(Clone)]
-struct Api {
-    handle: Handle,
-    /// Becomes true when a `stop` has been carried out.
-    stopped: watch::Sender<bool>,
-}
-
-fn router(api: Api) -> Router {
+fn router(handle: Handle) -> Router {
     ROUTES
         .iter()
         .fold(Router::new(), |router, route| {
@@ -123,21 +106,21 @@ fn router(api: Api) -> Router {
         })
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(api)
+        .with_state(handle)
 }
 
-async fn status(State(api): State<Api>) -> Result<Json<Status>, Failure> {
-    Ok(Json(api.handle.status().await?))
+async fn status(State(handle): State<Handle>) -> Result<Json<Status>, Failure> {
+    Ok(Json(handle.status().await?))
 }
 
-async fn reload(State(api): State<Api>) -> Result<Json<Reloaded>, Failure> {
-    match api.handle.reload().await? {
+async fn reload(State(handle): State<Handle>) -> Result<Json<Reloaded>, Failure> {
+    match handle.reload().await? {
         Ok(reloaded) => Ok(Json(reloaded)),
         Err(error) => Err(Failure(StatusCode::UNPROCESSABLE_ENTITY, error)),
     }
 }
 
-async fn stop(State(api): State<Api>, body: Bytes) -> Result<Json<Stop>, Failure> {
+async fn stop(State(handle): State<Handle>, body: Bytes) -> Result<Json<Stop>, Failure> {
     let Json(stop) = Json::<Stop>::from_bytes(&body).map_err(|rejection| {
         Failure(
             StatusCode::BAD_REQUEST,
@@ -147,8 +130,7 @@ async fn stop(State(api): State<Api>, body: Bytes) -> Result<Json<Stop>, Failure
             ),
         )
     })?;
-    api.handle.stop(stop.keep).await?;
-    api.stopped.send_replace(true);
+    handle.stop(stop.keep).await?;
     Ok(Json(stop))
 }
 
@@ -156,8 +138,8 @@ async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
-async fn prometheus(State(api): State<Api>) -> Result<Response, Failure> {
-    let text = metrics::render(&api.handle.status().await?);
+async fn prometheus(State(handle): State<Handle>) -> Result<Response, Failure> {
+    let text = metrics::render(&handle.status().await?);
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 

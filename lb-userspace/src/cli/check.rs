@@ -12,6 +12,7 @@ use super::{
     Failure,
     output::{bytes, count, print},
 };
+use crate::{daemon::table_capacity, dataplane::capacity_bytes};
 
 /// Check a configuration file; nothing is changed
 ///
@@ -53,14 +54,16 @@ impl Check {
 }
 
 fn summary(model: &Model) -> anyhow::Result<String> {
+    let memory = capacity_bytes(&table_capacity(&model.dataplane.capacity))
+        .context("[dataplane] asks for tables that cannot be made")?;
     let backends = model.services.iter().map(|s| s.backends.len()).sum();
     let nodes: Vec<_> = model.nodes.keys().map(NodeName::as_str).collect();
     Ok(format!(
-        "good: {}, {}, {} ({}), {} of tables in the kernel",
+        "good: {}, {}, {} ({}), tables of {}",
         count(model.services.len(), "service"),
         count(backends, "backend"),
         count(nodes.len(), "node"),
         nodes.join(", "),
-        bytes(table_bytes(model)?),
+        bytes(memory),
     ))
 }

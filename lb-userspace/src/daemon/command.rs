@@ -58,6 +58,11 @@ impl Handle {
         self.ask(|done| Command::Stop { keep, done }).await
     }
 
+    /// Waits until nobody listens to commands any more.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,

@@ -542,7 +542,7 @@ fn read_model(options: &Options) -> anyhow::Result<Model> {
 
 /// The tables for a configured capacity: twice the slots, because a table is built beside the one in use; cells enough
 /// that a lookup ends after a few of them.
-fn table_capacity(capacity: &Capacity) -> plan::Capacity {
+pub(crate) fn table_capacity(capacity: &Capacity) -> plan::Capacity {
     let Capacity {
         max_services,
         max_backends,
