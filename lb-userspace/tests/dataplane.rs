@@ -329,6 +329,7 @@ fn contents(tables: &MappedTables) -> String {
     )
 }
 
+/// What stands in a directory, but for the kernel's own files in a bpffs.
 fn names(path: &str) -> Vec<String> {
     let entries = fs::read_dir(path).expect(path);
     let mut names: Vec<String> = entries
@@ -340,6 +341,7 @@ fn names(path: &str) -> Vec<String> {
                 .into_owned()
         })
         .collect();
+    names.retain(|name| !name.ends_with(".debug"));
     names.sort();
     names
 }
