@@ -8,3 +8,6 @@ pub mod health;
 pub mod maglev;
 pub mod model;
 pub mod plan;
+#[cfg(test)]
+mod sim;
+pub mod vrrp;
