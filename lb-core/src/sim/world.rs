@@ -123,6 +123,8 @@ pub enum Fault {
 struct Host {
     daemon: Option<Node>,
     powered: bool,
+    /// The daemon has been told to start; not so if it was launched without getting the CPU.
+    started: bool,
     starved: bool,
     frozen: bool,
     links: [bool; 2],
@@ -383,6 +385,9 @@ impl World {
 
     /// What a daemon does when it gets the CPU back: packets first.
     fn catch_up(&mut self, node: usize) {
+        if self.hosts[node].runs() && !self.hosts[node].started {
+            self.begin(node);
+        }
         self.drain(node);
         if self.hosts[node].runs() {
             self.handle(node, NodeInput::Timer);
@@ -567,6 +572,12 @@ impl World {
                 .collect(),
         };
         self.hosts[node].daemon = Some(Node::new(config).expect("configuration is valid"));
+        self.hosts[node].started = false;
+        self.catch_up(node);
+    }
+
+    fn begin(&mut self, node: usize) {
+        self.hosts[node].started = true;
         let now_ns = self.local(node).as_nanos() as u64;
         let held = |router| {
             let key = self.router_config(node, router).key();

@@ -559,10 +559,20 @@ impl Router {
             self.succeed(heard, out);
         } else if active.doubt_until.is_some() {
             self.lose(heard, Reason::RivalAfterStall, out);
-        } else if advert.priority > ours.0 {
-            self.lose(heard, Reason::HigherPriority, out);
-        } else if advert.priority == ours.0 && compare(&source, &self.config.primary).is_gt() {
-            self.lose(heard, Reason::LostTieBreak, out);
+        } else if (advert.priority, source) > (ours.0, self.config.primary) {
+            // One last advert tells the winner that there were two, so that it announces the addresses again; and
+            // the tie-break is by "unsigned integers in network byte order", which is how addresses compare.
+            out.push(Action::Advert { priority: ours.0 });
+            let tie = advert.priority == ours.0;
+            self.lose(
+                heard,
+                if tie {
+                    Reason::LostTieBreak
+                } else {
+                    Reason::HigherPriority
+                },
+                out,
+            );
         } else {
             // §6.4.3 of RFC 9568, not in RFC 5798: a lower priority is answered at once, so that a healed split ends.
             // What clients learned from the rival is put right after it has released.
@@ -570,7 +580,10 @@ impl Router {
             active
                 .announcer
                 .restart(self.now, self.now + interval, quiet);
-            out.push(Action::Notice(Notice::Rival(source)));
+            // Whom we have just replaced says so once: nothing to report.
+            if self.now > self.since + interval {
+                out.push(Action::Notice(Notice::Rival(source)));
+            }
             self.assert_active(out);
         }
     }
@@ -763,6 +776,8 @@ impl Router {
                 }
                 // The dataplane went on answering for us, so the others waited, unless it was stalled, too.
                 active.doubt_until = Some(self.now + patience);
+                active.lease_until = self.now + self.config.lease;
+                out.push(self.lease(Role::Active));
             }
             Phase::Backup(_) => {
                 out.push(Action::Notice(Notice::Stalled(late)));
@@ -905,9 +920,4 @@ impl Router {
             self.standing.priority,
         )
     }
-}
-
-/// Tie-break: "unsigned integers in network byte order" (RFC 9568 §6.4.3).
-fn compare(theirs: &IpAddr, ours: &IpAddr) -> core::cmp::Ordering {
-    theirs.cmp(ours)
 }
