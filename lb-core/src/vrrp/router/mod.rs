@@ -268,7 +268,7 @@ impl Router {
             Input::Standing(standing) => self.restand(standing, out),
             Input::Evidence(evidence) => self.evidence = evidence,
             Input::Handover => self.leave(false, out),
-            Input::Resume => self.stands_down = false,
+            Input::Resume => self.resume(out),
             Input::Shutdown => self.leave(true, out),
             Input::Stalled => self.stalled(Duration::ZERO, out),
             Input::Sibling { priority } => self.sibling(priority, out),
@@ -693,8 +693,13 @@ impl Router {
         let wait = timing::handover_wait(self.config.version(), self.config.interval);
         match &mut self.phase {
             Phase::Active(active) => {
-                let until = self.now + wait;
-                active.leaving = Some(Leaving { until, stop });
+                // A shutdown under way stays one, and does not start to wait anew.
+                if active.leaving.is_none_or(|leaving| stop && !leaving.stop) {
+                    active.leaving = Some(Leaving {
+                        until: self.now + wait,
+                        stop,
+                    });
+                }
                 active.doubt_until = None;
                 self.send_advert(out);
             }
@@ -703,6 +708,17 @@ impl Router {
                 out.push(Action::Stopped);
             }
             _ => {}
+        }
+    }
+
+    /// Takes part again; calls a handover off that nobody has accepted yet.
+    fn resume(&mut self, out: &mut Vec<Action>) {
+        self.stands_down = false;
+        if let Phase::Active(active) = &mut self.phase
+            && active.leaving.is_some_and(|leaving| !leaving.stop)
+        {
+            active.leaving = None;
+            self.send_advert(out);
         }
     }
 
