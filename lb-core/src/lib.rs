@@ -8,6 +8,5 @@ pub mod health;
 pub mod maglev;
 pub mod model;
 pub mod plan;
-#[cfg(test)]
-mod sim;
+pub mod sim;
 pub mod vrrp;

@@ -153,6 +153,8 @@ pub struct World {
     pub announced: Vec<(Duration, usize, usize)>,
     /// Adverts sent: when, node, router, priority.
     pub adverts: Vec<(Duration, usize, usize, u8)>,
+    /// What happened, if the options ask for a trace.
+    pub log: Vec<String>,
     hosts: Vec<Host>,
     blocked: [[[bool; 2]; 3]; 3],
     queue: BTreeMap<(Duration, u64), Event>,
@@ -169,6 +171,7 @@ impl World {
             changes: Vec::new(),
             announced: Vec::new(),
             adverts: Vec::new(),
+            log: Vec::new(),
             hosts: (0..options.nodes)
                 .map(|_| Host {
                     links: [true; 2],
@@ -473,13 +476,14 @@ impl World {
             },
         }
         if trace {
-            eprintln!("{:>12?} node {node} {action:?}", self.now);
+            self.log
+                .push(format!("{:>12?} node {node} {action:?}", self.now));
         }
     }
 
     fn apply(&mut self, fault: Fault) {
         if self.options.trace {
-            eprintln!("{:>12?} ---- {fault:?}", self.now);
+            self.log.push(format!("{:>12?} ---- {fault:?}", self.now));
         }
         match fault {
             Fault::Crash(node) => {
@@ -566,7 +570,7 @@ impl World {
         let config = NodeConfig {
             node: node as u8,
             key: KEY,
-            epoch: self.rng.next(),
+            epoch: self.rng.draw(),
             routers: (0..self.routers())
                 .map(|router| self.placement(node, router))
                 .collect(),
@@ -601,7 +605,7 @@ impl World {
     fn forge(&mut self, node: usize) {
         let config = self.router_config(node, 0);
         let mut source: IpAddr = Ipv4Addr::new(10, 0, 0, 66).into();
-        let mut advert = config.advert(self.rng.next() as u8);
+        let mut advert = config.advert(self.rng.draw() as u8);
         let mut ttl = 255;
         match self.rng.below(4) {
             0 => ttl = 64,
@@ -623,7 +627,7 @@ impl World {
         self.hosts[node]
             .inbox
             .push(Packet::Advert { meta, payload });
-        let noise = (0..FRAME_LEN).map(|_| self.rng.next() as u8).collect();
+        let noise = (0..FRAME_LEN).map(|_| self.rng.draw() as u8).collect();
         self.hosts[node].inbox.push(Packet::Answer(noise));
         self.drain(node);
     }
