@@ -70,8 +70,10 @@ fn promises(world: &mut World) -> Result<(), String> {
     })
 }
 
+/// Of those that were not shut down in the last moment.
 fn best_node(world: &World, router: usize) -> usize {
-    (0..world.options.nodes)
+    let running = (0..world.options.nodes).filter(|&node| world.daemon_runs(node));
+    running
         .max_by_key(|&node| world.router_config(node, router).priority)
         .unwrap_or(0)
 }

@@ -387,20 +387,10 @@ impl Node {
 
     fn echo(&mut self, now: Duration, frame: &[u8], out: &mut Vec<NodeAction>) {
         let taken = Answer::decode(frame, &self.key).and_then(|answer| {
-            let asked =
-                |member: &&mut Member| member.router.config().key() == answer.question.router;
-            let found = self
-                .members
-                .iter_mut()
-                .enumerate()
-                .find_map(|(index, mut member)| {
-                    let watch = if asked(&&mut member) {
-                        member.watch.as_mut()
-                    } else {
-                        None
-                    };
-                    watch.map(|watch| (index, watch))
-                });
+            let asked = |member: &Member| member.router.config().key() == answer.question.router;
+            let mut members = self.members.iter_mut().enumerate();
+            let found = members.find(|(_, member)| asked(member));
+            let found = found.and_then(|(i, member)| Some((i, member.watch.as_mut()?)));
             let (index, watch) = found.ok_or(EchoReject::NotAsked)?;
             watch.answered(now, &answer).map(|change| (index, change))
         });

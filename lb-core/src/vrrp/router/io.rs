@@ -112,6 +112,19 @@ pub enum Notice {
     Rival(IpAddr),
 }
 
+impl Notice {
+    /// Value of the metric's `notice` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::AdvertsMissing => "adverts_missing",
+            Self::HandoverRefused => "handover_refused",
+            Self::Stalled(_) => "stalled",
+            Self::Rival(_) => "rival",
+        }
+    }
+}
+
 /// Why the state changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {

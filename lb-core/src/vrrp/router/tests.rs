@@ -5,7 +5,9 @@ use core::time::Duration;
 
 use super::*;
 use crate::vrrp::announce::AnnounceConfig;
+use crate::vrrp::codec::Version;
 use crate::vrrp::codec::{Addresses, ChecksumForm};
+use crate::vrrp::liveness::Verdict;
 
 const MS: Duration = Duration::from_millis(1);
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
