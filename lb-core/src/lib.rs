@@ -9,3 +9,5 @@ pub mod health;
 pub mod maglev;
 pub mod model;
 pub mod plan;
+pub mod sim;
+pub mod vrrp;
