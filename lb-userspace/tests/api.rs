@@ -254,7 +254,9 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let socket = directory.path("futago.sock");
     drop(UnixListener::bind(&socket).expect("free"));
     block_on(async {
-        let bound = Socket::bind(&socket).await.expect("a stale socket is replaced");
+        let bound = Socket::bind(&socket)
+            .await
+            .expect("a stale socket is replaced");
         let second = Socket::bind(&socket).await.expect_err("it lives");
         assert!(
             second.to_string().starts_with("another futago is running"),
@@ -305,7 +307,13 @@ fn the_openapi_document_has_every_route_and_no_other() {
         .collect();
     let mut served: Vec<_> = ROUTES
         .iter()
-        .map(|r| (r.method.to_string(), r.path.to_owned(), r.summary.to_owned()))
+        .map(|r| {
+            (
+                r.method.to_string(),
+                r.path.to_owned(),
+                r.summary.to_owned(),
+            )
+        })
         .collect();
     described.sort();
     served.sort();

@@ -38,10 +38,8 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-const MINIMAL: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../docs/examples/minimal.toml"
-);
+const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/minimal.toml");
+const CLI_PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
 
 #[test]
 fn check_sums_up_a_good_file_in_a_line() {
@@ -72,16 +70,23 @@ fn check_refuses_a_node_that_the_file_does_not_have() {
 #[test]
 fn check_shows_mistakes_and_warnings_with_their_place() {
     let directory = Directory::new("cli-check");
-    let path = directory.path("bad.toml");
+    let path = directory.path("futago.toml");
     let good = fs::read_to_string(MINIMAL).expect("the example");
     fs::write(&path, good.replace("port = 80", "prot = 80")).expect("writable");
-    let (code, stdout, stderr) = run(&["check", text(&path)]);
+    let output = Command::new(env!("CARGO_BIN_EXE_futago"))
+        .args(["check", "futago.toml"])
+        .current_dir(directory.path(""))
+        .output()
+        .expect("the binary runs");
+    let (code, stdout, stderr) = outcome(&output);
     assert_eq!((code, stdout.as_str()), (1, ""));
-    let place = format!("--> {}:12:1", path.display());
-    for part in [place.as_str(), "prot = 80\n", "^^^^", "`port`", "errors\n"] {
-        assert!(stderr.contains(part), "{part:?} in {stderr}");
-    }
-    assert!(stderr.starts_with("error: "), "{stderr}");
+    assert_eq!(
+        stderr,
+        "error: unknown key `prot` in [[service]]\n  --> futago.toml:12:1\n   |\n12 | prot = 80\n   \
+         | ^^^^ did you mean `port`?\n\nfutago.toml: 1 error\n"
+    );
+    let page = fs::read_to_string(CLI_PAGE).expect("the page");
+    assert!(page.contains(&stderr), "docs/cli.md shows another text");
 
     // Both backends drained by hand: allowed, and probably not meant.
     let drained = good
@@ -127,7 +132,10 @@ fn wrong_usage_is_2_and_help_is_0() {
         assert!(listed, "{subcommand} in {help}");
         let (code, help, _) = run(&[subcommand, "--help"]);
         assert_eq!(code, 0);
-        assert!(help.contains("Examples:\n  futago "), "{subcommand}: {help}");
+        assert!(
+            help.contains("Examples:\n  futago "),
+            "{subcommand}: {help}"
+        );
         assert!(help.contains("Exit codes: 0 "), "{subcommand}: {help}");
     }
     let (code, version, _) = run(&["--version"]);
@@ -203,7 +211,10 @@ fn status_watches_until_the_daemon_is_gone() {
     daemon.heard();
     let (code, _, stderr) = outcome(&watch.wait_with_output().expect("it ends"));
     assert_eq!(code, 1);
-    assert!(stderr.starts_with("error: no daemon listens at "), "{stderr}");
+    assert!(
+        stderr.starts_with("error: no daemon listens at "),
+        "{stderr}"
+    );
 }
 
 #[test]
