@@ -59,7 +59,7 @@ fn summary(model: &Model) -> anyhow::Result<String> {
     let backends = model.services.iter().map(|s| s.backends.len()).sum();
     let nodes: Vec<_> = model.nodes.keys().map(NodeName::as_str).collect();
     Ok(format!(
-        "good: {}, {}, {} ({}), tables of {}",
+        "good: {}, {}, {} ({}), {} of tables",
         count(model.services.len(), "service"),
         count(backends, "backend"),
         count(nodes.len(), "node"),

@@ -1,0 +1,356 @@
+//! The admin API over its socket, with an owner loop that owns nothing: who may listen, what is answered, what the client says.
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+};
+
+use lb_userspace::{
+    api::{
+        OPENAPI,
+        client::{Client, ClientError},
+        server::ROUTES,
+        socket::{Socket, SocketError},
+    },
+    daemon::command::{Handle, Reloaded},
+};
+use serde_json::{Value, json};
+use support::{Daemon, Directory, status};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+/// (status code, headers in lower case, body), by no HTTP library.
+fn request(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String, String) {
+    let mut stream = UnixStream::connect(socket).expect("the daemon listens");
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let code = head.split(' ').nth(1).expect("a status code");
+    (
+        code.parse().expect("a number"),
+        head.to_lowercase(),
+        body.to_owned(),
+    )
+}
+
+fn error(body: &str) -> String {
+    let body: Value = serde_json::from_str(body).expect("an error is JSON");
+    body["error"].as_str().expect("with its text").to_owned()
+}
+
+fn stop(socket: &Path, daemon: Daemon) -> Vec<String> {
+    let (code, _, body) = request(socket, "POST", "/v1/stop", r#"{"keep":false}"#);
+    assert_eq!((code, body.as_str()), (200, r#"{"keep":false}"#));
+    daemon.heard()
+}
+
+#[test]
+fn every_route_answers_as_the_openapi_document_says() {
+    let directory = Directory::new("routes");
+    let socket = directory.path("futago.sock");
+    let daemon = Daemon::start(&socket, Ok(Reloaded::default()));
+
+    let (code, head, body) = request(&socket, "GET", "/v1/openapi.json", "");
+    assert_eq!(code, 200);
+    assert!(head.contains("content-type: application/json"), "{head}");
+    assert_eq!(body, OPENAPI);
+
+    let (code, head, body) = request(&socket, "GET", "/v1/status", "");
+    assert_eq!(code, 200);
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(body, serde_json::to_value(status()).expect("JSON"));
+
+    let (code, head, body) = request(&socket, "GET", "/metrics", "");
+    assert_eq!(code, 200);
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert_eq!(body, include_str!("data/metrics.txt"));
+
+    let (code, _, body) = request(&socket, "POST", "/v1/reload", "");
+    assert_eq!(code, 200);
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(
+        body,
+        json!({"added": [], "removed": [], "changed": [], "notes": []})
+    );
+
+    assert_eq!(
+        stop(&socket, daemon),
+        ["status", "status", "reload", "stop keep=false"]
+    );
+    assert!(!socket.exists(), "the socket goes with its daemon");
+}
+
+#[test]
+fn what_is_not_there_is_told_with_what_is() {
+    let directory = Directory::new("not-found");
+    let socket = directory.path("futago.sock");
+    let daemon = Daemon::start(&socket, Ok(Reloaded::default()));
+
+    let (code, _, body) = request(&socket, "GET", "/v2/status", "");
+    assert_eq!(code, 404);
+    let text = error(&body);
+    assert!(text.starts_with("there is no /v2/status; "), "{text}");
+    for route in ROUTES {
+        let name = format!("{} {}", route.method, route.path);
+        assert!(text.contains(&name), "{name} in {text}");
+    }
+
+    let (code, head, body) = request(&socket, "GET", "/v1/stop", "");
+    assert_eq!(code, 405);
+    assert!(head.contains("allow: post"), "{head}");
+    assert_eq!(error(&body), "/v1/stop does not take GET; use POST");
+
+    assert_eq!(stop(&socket, daemon), ["stop keep=false"]);
+}
+
+#[test]
+fn a_bad_body_names_the_field_and_stops_nothing() {
+    let directory = Directory::new("bad-body");
+    let socket = directory.path("futago.sock");
+    let daemon = Daemon::start(&socket, Ok(Reloaded::default()));
+    for (body, named) in [
+        ("", "EOF"),
+        ("{}", "missing field `keep`"),
+        (r#"{"keep":"yes"}"#, "keep: invalid type"),
+        (r#"{"keep":true,"now":1}"#, "unknown field `now`"),
+        ("keep", "expected"),
+    ] {
+        let (code, _, answer) = request(&socket, "POST", "/v1/stop", body);
+        assert_eq!(code, 400, "{body}");
+        let text = error(&answer);
+        assert!(text.contains(named), "{body}: {text}");
+        assert!(text.contains(r#"send {"keep": true}"#), "{body}: {text}");
+    }
+    assert_eq!(stop(&socket, daemon), ["stop keep=false"]);
+}
+
+#[test]
+fn an_owner_loop_that_has_ended_is_503() {
+    let directory = Directory::new("stopping");
+    let socket = directory.path("futago.sock");
+    let text = block_on(async {
+        let bound = Socket::bind(&socket).await.expect("free");
+        let (handle, commands) = Handle::new();
+        let client = Client::new(&socket);
+        // The owner loop hears the question and ends without an answer.
+        let owner = async move {
+            let mut commands = commands;
+            drop(commands.recv().await);
+        };
+        let (served, answer, ()) = tokio::join!(bound.serve(handle), client.status(), owner);
+        served.expect("it ends by itself");
+        match answer {
+            Err(ClientError::Refused { status, message }) => format!("{status}: {message}"),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(text, "503 Service Unavailable: the daemon is stopping");
+}
+
+#[test]
+fn the_client_asks_what_it_says() {
+    let directory = Directory::new("client");
+    let socket = directory.path("futago.sock");
+    let mistakes = "error: unknown key `vipp`\n --> futago.toml:3:1".to_owned();
+    let daemon = Daemon::start(&socket, Err(mistakes.clone()));
+    block_on(async {
+        let client = Client::new(&socket);
+        let heard = client.status().await.expect("a status");
+        assert_eq!(
+            serde_json::to_value(heard).expect("JSON"),
+            serde_json::to_value(status()).expect("JSON")
+        );
+        match client.reload().await {
+            Err(ClientError::Refused { status, message }) => {
+                assert_eq!((status.as_u16(), message), (422, mistakes));
+            }
+            other => panic!("{other:?}"),
+        }
+        client.stop(true).await.expect("it stops");
+    });
+    assert_eq!(daemon.heard(), ["status", "reload", "stop keep=true"]);
+}
+
+#[test]
+fn without_a_daemon_the_client_says_how_to_start_one() {
+    let directory = Directory::new("no-daemon");
+    let socket = directory.path("futago.sock");
+    let ask = || block_on(Client::new(&socket).status()).expect_err("nobody answers");
+    let expected = format!(
+        "no daemon listens at {}: start it with `futago run --config FILE --node NAME`, or name its socket with --socket",
+        socket.display()
+    );
+    assert_eq!(ask().to_string(), expected);
+    // The socket of a dead daemon is none.
+    drop(UnixListener::bind(&socket).expect("free"));
+    assert!(socket.exists());
+    assert_eq!(ask().to_string(), expected);
+}
+
+#[test]
+fn who_does_not_speak_http_is_no_futago() {
+    let directory = Directory::new("stranger");
+    let socket = directory.path("futago.sock");
+    let listener = UnixListener::bind(&socket).expect("free");
+    let stranger = std::thread::spawn(move || {
+        for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"] {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut question = [0; 512];
+            let _ = stream.read(&mut question);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    block_on(async {
+        let client = Client::new(&socket);
+        let broken = client.status().await.expect_err("no answer");
+        assert!(matches!(broken, ClientError::Broken { .. }), "{broken}");
+        let odd = client.status().await.expect_err("no status");
+        assert!(matches!(odd, ClientError::NotUnderstood { .. }), "{odd}");
+    });
+    stranger.join().expect("it ends");
+}
+
+#[test]
+fn only_its_user_may_connect() {
+    let directory = Directory::new("mode");
+    let socket = directory.path("made/for/it/futago.sock");
+    block_on(async {
+        let bound = Socket::bind(&socket).await.expect("free");
+        let mode = fs::symlink_metadata(bound.path())
+            .expect("it is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, 0o600);
+    });
+    assert!(!socket.exists(), "the socket goes with its owner");
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let directory = Directory::new("stale");
+    let socket = directory.path("futago.sock");
+    drop(UnixListener::bind(&socket).expect("free"));
+    block_on(async {
+        let bound = Socket::bind(&socket)
+            .await
+            .expect("a stale socket is replaced");
+        let second = Socket::bind(&socket).await.expect_err("it lives");
+        assert!(
+            second.to_string().starts_with("another futago is running"),
+            "{second}"
+        );
+        assert!(socket.exists(), "the refused one takes nothing away");
+        drop(bound);
+        Socket::bind(&socket).await.expect("it is free again");
+    });
+}
+
+#[test]
+fn what_another_program_has_at_the_path_is_left_alone() {
+    let directory = Directory::new("foreign");
+    let socket = directory.path("futago.sock");
+    let listener = UnixListener::bind(&socket).expect("free");
+    let refused = block_on(Socket::bind(&socket)).expect_err("it lives");
+    assert!(
+        matches!(refused, SocketError::AlreadyRunning { .. }),
+        "{refused}"
+    );
+    drop(listener);
+
+    let file = directory.path("file");
+    fs::write(&file, "precious").expect("writable");
+    let refused = block_on(Socket::bind(&file)).expect_err("no socket");
+    assert!(
+        matches!(refused, SocketError::NotASocket { .. }),
+        "{refused}"
+    );
+    assert_eq!(fs::read_to_string(&file).expect("still there"), "precious");
+}
+
+#[test]
+fn the_openapi_document_has_every_route_and_no_other() {
+    let document: Value = serde_json::from_str(OPENAPI).expect("JSON");
+    let mut described: Vec<_> = document["paths"]
+        .as_object()
+        .expect("paths")
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().expect("methods");
+            methods.iter().map(move |(method, operation)| {
+                let summary = operation["summary"].as_str().expect("a summary");
+                (method.to_uppercase(), path.clone(), summary.to_owned())
+            })
+        })
+        .collect();
+    let mut served: Vec<_> = ROUTES
+        .iter()
+        .map(|r| {
+            (
+                r.method.to_string(),
+                r.path.to_owned(),
+                r.summary.to_owned(),
+            )
+        })
+        .collect();
+    described.sort();
+    served.sort();
+    assert_eq!(described, served);
+}
+
+#[test]
+fn the_openapi_schemas_have_the_fields_that_are_sent() {
+    let document: Value = serde_json::from_str(OPENAPI).expect("JSON");
+    let status = serde_json::to_value(status()).expect("JSON");
+    for (schema, value) in [
+        ("Status", &status),
+        ("Interface", &status["interfaces"][0]),
+        ("Service", &status["services"][0]),
+        ("Backend", &status["services"][0]["backends"][0]),
+        ("Reason", &status["reasons"][0]),
+        (
+            "Reloaded",
+            &serde_json::to_value(Reloaded::default()).expect("JSON"),
+        ),
+        ("Stop", &json!({"keep": true})),
+        ("Error", &json!({"error": ""})),
+    ] {
+        let described = &document["components"]["schemas"][schema];
+        let keys = |value: &Value| -> Vec<String> {
+            let mut keys: Vec<_> = value.as_object().expect(schema).keys().cloned().collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(keys(&described["properties"]), keys(value), "{schema}");
+        let mut required: Vec<_> = described["required"]
+            .as_array()
+            .expect(schema)
+            .iter()
+            .map(|name| name.as_str().expect(schema).to_owned())
+            .collect();
+        required.sort();
+        assert_eq!(required, keys(value), "{schema}");
+    }
+}
