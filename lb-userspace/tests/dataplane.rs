@@ -29,13 +29,13 @@ use lb_core::{
     plan::write::{Capacity, Write},
 };
 use lb_userspace::dataplane::{
-    Action, AttachError, AttachedMode, Dataplane, DirectoryError, InterfaceReport, MappedTables,
-    OpenError, Options,
+    Action, AttachError, AttachedMode, DEFAULT_DIRECTORY, Dataplane, DirectoryError,
+    InterfaceReport, MappedTables, OpenError, Options,
 };
 
-/// A bpffs of the test's own stands here; nobody else sees it.
-const BPFFS: &str = "/mnt";
-const DIRECTORY: &str = "/mnt/futago";
+/// A bpffs of the test's own is mounted here, over the host's; nobody else sees it.
+const BPFFS: &str = "/sys/fs/bpf";
+const DIRECTORY: &str = DEFAULT_DIRECTORY;
 
 const CAPACITY: Capacity = Capacity {
     cells: 64,
@@ -763,7 +763,9 @@ fn a_killed_daemon_leaves_the_kernel_forwarding() {
             .spawn()
             .expect("started");
         let child = Killed(child);
-        eventually("the child attaches", || Path::new("/mnt/ready").exists());
+        eventually("the child attaches", || {
+            Path::new("/sys/fs/bpf/ready").exists()
+        });
         assert!(matches!(
             Dataplane::open(options(&[])).err(),
             Some(OpenError::Directory(DirectoryError::InUse(_)))
@@ -829,6 +831,8 @@ fn modes_are_what_was_wanted_and_what_there_is() {
             );
             assert!(shown.contains(&format!("tag {}", report.tag)), "{shown}");
         }
+        // Two balancers at the ends of one cable would send an l2-dsr frame to and fro for ever.
+        dataplane.detach_interface("c0").expect("detached");
         // In the driver it counts like anywhere.
         Wire::new("c0").send(&syn(DSR_VIP, 80));
         eventually("counted", || {
@@ -840,7 +844,6 @@ fn modes_are_what_was_wanted_and_what_there_is() {
             .expect("attached");
         assert_eq!(report.mode, Generic);
         assert!(run("ip", "link show dev lb0").contains("xdpgeneric"));
-        dataplane.detach_interface("c0").expect("detached");
         assert!(forwards());
 
         // What cannot be had leaves what there was.
@@ -876,7 +879,7 @@ fn modes_are_what_was_wanted_and_what_there_is() {
 fn another_program_is_named_and_left_alone() {
     alone(|| {
         let other = Options {
-            directory: "/mnt/other".into(),
+            directory: "/sys/fs/bpf/other".into(),
             ..options(&[("lb0", XdpMode::Native)])
         };
         let mut other = Dataplane::open(other).expect("opened");

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
 };
@@ -24,6 +25,7 @@ use super::{
 };
 
 const PROGRAM: &str = "balancer";
+const LOAD_ATTEMPTS: u32 = 5;
 
 /// How to open the dataplane.
 #[derive(Clone, Debug)]
@@ -258,10 +260,21 @@ fn load(
         .ok_or_else(|| OpenError::Mismatch(format!("it has no program {PROGRAM}")))?
         .try_into()
         .map_err(|error: ProgramError| OpenError::load(error, bytes))?;
-    program
-        .load()
-        .map_err(|error| OpenError::load(error, bytes))?;
+    verify(|| program.load()).map_err(|error| OpenError::load(error, bytes))?;
     Ok(ebpf)
+}
+
+/// Has the kernel verify the program. A signal that arrives meanwhile ends the verifier with `EAGAIN`, at no fault of the
+/// program: it is asked again, as often as libbpf does (`PROG_LOAD_ATTEMPTS`), which aya does not do.
+fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+    load()
 }
 
 fn map_tables(
