@@ -61,6 +61,8 @@ fn promises(world: &mut World) -> Result<(), String> {
                     world.now
                 )),
                 ([_], _) => Ok(()),
+                // Everybody was told to stop.
+                ([], _) if !(0..world.options.nodes).any(|node| world.daemon_runs(node)) => Ok(()),
                 _ => Err(format!(
                     "at {:?} router {router} is held by {holders:?} after healing",
                     world.now
