@@ -174,10 +174,12 @@ fn schedule_fault(world: &mut World) {
             }
         }
         2 => {
-            for path in [0, 1] {
+            // One path may come back before the other.
+            let later = end + world.luck(interval * 12);
+            for (each, back) in [(path, end), (1 - path, later)] {
                 for (a, b) in [(node, other), (other, node)] {
-                    world.fault_at(start, Fault::Block(a, b, path, true));
-                    world.fault_at(end, Fault::Block(a, b, path, false));
+                    world.fault_at(start, Fault::Block(a, b, each, true));
+                    world.fault_at(back, Fault::Block(a, b, each, false));
                 }
             }
         }
