@@ -61,6 +61,8 @@ fn promises(world: &mut World) -> Result<(), String> {
                     world.now
                 )),
                 ([_], _) => Ok(()),
+                // Everybody was told to stop.
+                ([], _) if !(0..world.options.nodes).any(|node| world.daemon_runs(node)) => Ok(()),
                 _ => Err(format!(
                     "at {:?} router {router} is held by {holders:?} after healing",
                     world.now
@@ -172,10 +174,12 @@ fn schedule_fault(world: &mut World) {
             }
         }
         2 => {
-            for path in [0, 1] {
+            // One path may come back before the other.
+            let later = end + world.luck(interval * 12);
+            for (each, back) in [(path, end), (1 - path, later)] {
                 for (a, b) in [(node, other), (other, node)] {
-                    world.fault_at(start, Fault::Block(a, b, path, true));
-                    world.fault_at(end, Fault::Block(a, b, path, false));
+                    world.fault_at(start, Fault::Block(a, b, each, true));
+                    world.fault_at(back, Fault::Block(a, b, each, false));
                 }
             }
         }

@@ -324,3 +324,166 @@ impl Watch {
         self.peers.iter().flat_map(|peer| &peer.paths)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vrrp::echo::{self, Lease};
+
+    const KEY: Key = Key { k0: 1, k1: 2 };
+    const RANK: u64 = 0xc000_0202;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Two paths to node 2, asked every 2 ms, four misses, 2 ms for an answer.
+    fn watch() -> Watch {
+        let config = EchoConfig::for_interval(ms(10), vec![(2, 2)]);
+        Watch::new(config, KEY, 1, 51, 0xfeed)
+    }
+
+    fn poll(watch: &mut Watch, now: u64) -> (Vec<Ask>, Vec<PathChange>) {
+        let (mut asks, mut changes) = (vec![], vec![]);
+        watch.poll(ms(now), &mut asks, &mut changes);
+        (asks, changes)
+    }
+
+    fn reply(ask: &Ask, role: Role) -> Answer {
+        let mut frame = ask.frame;
+        let lease = |_| Lease {
+            until_ns: u64::MAX,
+            rank: RANK,
+            role: role as u8,
+            priority: 200,
+        };
+        assert!(echo::answer(&mut frame, &KEY, 2, 0, lease));
+        Answer::decode(&frame, &KEY).expect("an answer")
+    }
+
+    fn answer_path(watch: &mut Watch, now: u64, path: u8, role: Role) {
+        let (asks, _) = poll(watch, now);
+        let ask = asks
+            .iter()
+            .find(|ask| ask.path == path)
+            .expect("every path is asked");
+        watch
+            .answered(ms(now), &reply(ask, role))
+            .expect("accepted");
+    }
+
+    fn verdict(watch: &Watch) -> Verdict {
+        watch.evidence(Some(RANK)).verdict
+    }
+
+    #[test]
+    fn silent_is_only_an_active_that_answers_on_no_path() {
+        let mut watch = watch();
+        assert_eq!(verdict(&watch), Verdict::Absent);
+        answer_path(&mut watch, 0, 0, Role::Active);
+        answer_path(&mut watch, 2, 1, Role::Active);
+        for now in [4, 6, 8] {
+            assert_eq!(poll(&mut watch, now).1, []);
+        }
+        assert_eq!(
+            poll(&mut watch, 10).1,
+            [PathChange {
+                peer: 2,
+                path: 0,
+                up: false
+            }]
+        );
+        assert_eq!(
+            verdict(&watch),
+            Verdict::Held,
+            "the other path still counts"
+        );
+        assert!(
+            watch.evidence(Some(RANK)).active_deaf,
+            "but adverts do not travel there"
+        );
+        assert_eq!(
+            poll(&mut watch, 12).1,
+            [PathChange {
+                peer: 2,
+                path: 1,
+                up: false
+            }]
+        );
+        assert_eq!(verdict(&watch), Verdict::Silent);
+        assert_eq!(
+            watch.evidence(Some(RANK + 1)).verdict,
+            Verdict::Free,
+            "another node is the active"
+        );
+    }
+
+    #[test]
+    fn what_it_did_not_hear_while_it_did_not_run_says_nothing() {
+        let mut watch = watch();
+        answer_path(&mut watch, 0, 0, Role::Active);
+        for now in [2, 4, 6, 8] {
+            poll(&mut watch, now);
+        }
+        assert_eq!(poll(&mut watch, 500).1, []);
+        assert_eq!(verdict(&watch), Verdict::Held);
+        for now in [502, 504, 506] {
+            poll(&mut watch, now);
+        }
+        assert_eq!(
+            poll(&mut watch, 508).1.len(),
+            1,
+            "silence after that counts again"
+        );
+    }
+
+    #[test]
+    fn old_repeated_and_foreign_answers_are_refused() {
+        let mut watch = watch();
+        let (asks, _) = poll(&mut watch, 0);
+        let answer = reply(&asks[0], Role::Active);
+        assert_eq!(watch.answered(ms(11), &answer), Err(EchoReject::Stale));
+        let (asks, _) = poll(&mut watch, 12);
+        let answer = reply(&asks[0], Role::Active);
+        assert_eq!(
+            watch.answered(ms(12), &answer),
+            Ok(Some(PathChange {
+                peer: 2,
+                path: 0,
+                up: true
+            }))
+        );
+        assert_eq!(
+            watch.answered(ms(12), &answer),
+            Err(EchoReject::Stale),
+            "replayed"
+        );
+        let mut other = Watch::new(
+            EchoConfig::for_interval(ms(10), vec![(2, 2)]),
+            KEY,
+            1,
+            51,
+            0xbeef,
+        );
+        poll(&mut other, 0);
+        assert_eq!(
+            other.answered(ms(0), &answer),
+            Err(EchoReject::NotAsked),
+            "of a former life"
+        );
+    }
+
+    #[test]
+    fn the_latest_question_decides_the_role_whichever_path_answers_last() {
+        let mut watch = watch();
+        let (old, _) = poll(&mut watch, 0);
+        let (new, _) = poll(&mut watch, 2);
+        watch
+            .answered(ms(3), &reply(&new[0], Role::Backup))
+            .expect("accepted");
+        watch
+            .answered(ms(3), &reply(&old[1], Role::Active))
+            .expect("accepted");
+        assert_eq!(verdict(&watch), Verdict::Free);
+    }
+}
