@@ -1,13 +1,7 @@
 //! What the daemon answers on its socket. Every answer comes from the owner loop; nothing is kept here.
 
-use std::{future::Future, io, path::Path, time::Duration};
+use std::{io, time::Duration};
 
-use super::{
-    ErrorBody, OPENAPI, Stop, metrics,
-    socket::{Socket, SocketError},
-    status::Status,
-};
-use crate::daemon::command::{Handle, Reloaded, Stopping};
 use axum::{
     Json, Router,
     body::Bytes,
@@ -16,6 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
+
+use super::{ErrorBody, OPENAPI, Stop, metrics, socket::Socket, status::Status};
+use crate::daemon::command::{Handle, Reloaded, Stopping};
 
 /// How long a stopping daemon waits for clients that do not read their answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -62,22 +59,6 @@ pub const ROUTES: &[Route] = &[
         handler: || get(prometheus),
     },
 ];
-
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    #[error("the admin API has failed: {0}")]
-    Io(#[from] io::Error),
-}
-
-/// [`Socket::bind`], then [`Socket::serve`].
-pub fn serve(
-    path: impl AsRef<Path>,
-    handle: Handle,
-) -> impl Future<Output = Result<(), ServeError>> {
-    async move { Ok(Socket::bind(path).await?.serve(handle).await?) }
-}
 
 impl Socket {
     /// Answers until the owner loop has ended, and then the questions that are under way, for a second at most: who ends the
