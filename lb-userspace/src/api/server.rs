@@ -111,8 +111,10 @@ async fn stop(State(handle): State<Handle>, body: Bytes) -> Result<Json<Stop>, F
             ),
         )
     })?;
-    handle.stop(stop.keep).await?;
-    Ok(Json(stop))
+    match handle.stop(stop.keep).await? {
+        Ok(()) => Ok(Json(stop)),
+        Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error)),
+    }
 }
 
 async fn openapi() -> Response {

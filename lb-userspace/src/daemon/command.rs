@@ -13,7 +13,7 @@ pub enum Command {
     /// End the daemon. `keep`: leave the kernel forwarding and the VIPs in place.
     Stop {
         keep: bool,
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<Result<(), String>>,
     },
 }
 
@@ -54,7 +54,8 @@ impl Handle {
         self.ask(Command::Reload).await
     }
 
-    pub async fn stop(&self, keep: bool) -> Result<(), Stopping> {
+    /// The inner error says what could not be cleaned up.
+    pub async fn stop(&self, keep: bool) -> Result<Result<(), String>, Stopping> {
         self.ask(|done| Command::Stop { keep, done }).await
     }
 

@@ -71,7 +71,7 @@ impl Daemon {
                             Command::Stop { keep, done } => {
                                 heard.push(format!("stop keep={keep}"));
                                 drop(commands);
-                                let _ = done.send(());
+                                let _ = done.send(Ok(()));
                                 break;
                             }
                         }
