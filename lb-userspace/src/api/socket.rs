@@ -8,6 +8,7 @@ use std::{
         unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
@@ -16,6 +17,9 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 const SOCKET_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o755;
 const BACKLOG: u32 = 64;
+/// How often the lock is tried, and the pause between.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -76,7 +80,7 @@ impl Socket {
                 .create(directory)
                 .map_err(failed("make the directory", directory))?;
         }
-        let lock = lock(path)?;
+        let lock = lock(path).await?;
         make_way(path).await?;
 
         let socket = UnixSocket::new_stream().map_err(failed("make a socket for", path))?;
@@ -112,7 +116,7 @@ impl Drop for Claim {
 }
 
 /// Two daemons that start at once would both find a dead one's socket and both replace it.
-fn lock(socket: &Path) -> Result<File, SocketError> {
+async fn lock(socket: &Path) -> Result<File, SocketError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
@@ -129,18 +133,21 @@ fn lock(socket: &Path) -> Result<File, SocketError> {
         .mode(SOCKET_MODE)
         .open(&path)
         .map_err(failed)?;
-    // SAFETY: a system call on a descriptor that `file` keeps open; it touches no memory of ours.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(file);
+    // A child that was just forked holds the lock until it executes another program, also when its parent is gone.
+    for _ in 0..LOCK_TRIES {
+        // SAFETY: a system call on a descriptor that `file` keeps open; it touches no memory of ours.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(file);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(failed(error));
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
     }
-    let error = io::Error::last_os_error();
-    if error.kind() == io::ErrorKind::WouldBlock {
-        Err(SocketError::AlreadyRunning {
-            path: socket.to_owned(),
-        })
-    } else {
-        Err(failed(error))
-    }
+    Err(SocketError::AlreadyRunning {
+        path: socket.to_owned(),
+    })
 }
 
 /// Removes what a dead daemon has left at `path`.

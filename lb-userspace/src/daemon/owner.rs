@@ -191,7 +191,12 @@ impl Owner {
         };
         let outcome = self.end(end).await;
         if let Some(done) = done {
-            let _ = done.send(outcome.as_ref().map_err(|error| format!("{error:#}")).copied());
+            let _ = done.send(
+                outcome
+                    .as_ref()
+                    .map_err(|error| format!("{error:#}"))
+                    .copied(),
+            );
         }
         outcome
     }
