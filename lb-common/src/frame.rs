@@ -1,6 +1,10 @@
 //! The bytes of a packet, wherever they live.
 
-use crate::wire::Wire;
+use crate::{
+    ip::{self, Chain},
+    parse::{self, Link},
+    wire::Wire,
+};
 
 /// A frame from its Ethernet header on.
 ///
@@ -23,6 +27,27 @@ pub trait Frame {
 
     /// Interface that it arrived on.
     fn ingress_ifindex(&self) -> u32;
+
+    /// Reads on behind the Ethernet header of a frame whose first ethertype is that of a tag: a packed [`Link`], or 0.
+    ///
+    /// This and [`extensions`](Self::extensions) are here, so that the kernel's frame can put them into functions that the
+    /// verifier sees once, instead of once for every path that leads there.
+    #[inline(always)]
+    fn tags(&self) -> u64
+    where
+        Self: Sized,
+    {
+        parse::tags(self).map_or(0, Link::pack)
+    }
+
+    /// Reads on from the first of a chain of IPv6 extension headers: a packed [`Chain`], or 0.
+    #[inline(always)]
+    fn extensions(&self, chain: Chain) -> u64
+    where
+        Self: Sized,
+    {
+        ip::extensions(self, chain).map_or(0, Chain::pack)
+    }
 }
 
 /// The header at `offset` of a byte slice.

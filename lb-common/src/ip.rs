@@ -11,6 +11,9 @@ use crate::{
 /// Extension headers that are followed before a packet is left to the host's stack.
 const MAX_EXTENSIONS: usize = 4;
 
+/// The last place in a frame at which a transport header is looked for, in bytes; all ones, so that it is a mask, too.
+pub const MAX_TRANSPORT: usize = 0xfff;
+
 const NEXT_HOP_BY_HOP: u8 = 0;
 const NEXT_ROUTING: u8 = 43;
 const NEXT_FRAGMENT: u8 = 44;
@@ -122,38 +125,23 @@ impl Ip for V6 {
             length,
             payload,
         };
-        if !is_extension(network.protocol) {
-            return Ok(network);
-        }
-        for _ in 0..MAX_EXTENSIONS {
-            let extension = frame
-                .get::<Ipv6Extension>(network.transport)
-                .ok_or(Problem::ExtensionHeaders)?;
-            let size = match network.protocol {
-                NEXT_FRAGMENT => {
-                    // RFC 8200 §4.5: offset and "more" in bytes 2..4; both zero is a packet in one piece (RFC 6946).
-                    let at = network.transport + 2;
-                    let field = frame
-                        .get::<zerocopy::network_endian::U16>(at)
-                        .ok_or(Problem::ExtensionHeaders)?;
-                    network.fragment = field.get() & 0xfff9 != 0;
-                    8
-                }
-                // RFC 4302 §2.2: in units of 4 bytes, minus 2.
-                NEXT_AUTHENTICATION => (extension.length as usize + 2) << 2,
-                _ => (extension.length as usize + 1) << 3,
-            };
-            if size > network.payload {
+        if is_extension(network.protocol) {
+            let chain = frame.extensions(Chain {
+                protocol: network.protocol,
+                fragment: false,
+                transport: network.transport as u16,
+                payload: network.payload as u16,
+            });
+            if chain == 0 {
                 return Err(Problem::ExtensionHeaders);
             }
-            network.protocol = extension.next_header;
-            network.transport += size;
-            network.payload -= size;
-            if network.fragment || !is_extension(network.protocol) {
-                return Ok(network);
-            }
+            let chain = Chain::unpack(chain);
+            network.protocol = chain.protocol;
+            network.fragment = chain.fragment;
+            network.transport = chain.transport as usize & MAX_TRANSPORT;
+            network.payload = chain.payload as usize;
         }
-        Err(Problem::ExtensionHeaders)
+        Ok(network)
     }
 
     #[inline(always)]
@@ -173,6 +161,71 @@ impl Ip for V6 {
     fn decrement_hops(header: &mut Ipv6) {
         header.hop_limit = header.hop_limit.wrapping_sub(1);
     }
+}
+
+/// Where one stands in a chain of IPv6 extension headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// What stands at `transport`.
+    pub protocol: u8,
+    /// A fragment header with an offset, or with more to come, was passed; the chain ends there.
+    pub fragment: bool,
+    /// Bytes from the start of the frame, at most [`MAX_TRANSPORT`].
+    pub transport: u16,
+    /// Bytes from there to the end of the packet.
+    pub payload: u16,
+}
+
+impl Chain {
+    /// In one word, never 0 behind an extension header; undone by [`unpack`](Self::unpack).
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.protocol as u64
+            | (self.fragment as u64) << 8
+            | (self.transport as u64) << 16
+            | (self.payload as u64) << 32
+    }
+
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            protocol: word as u8,
+            fragment: (word >> 8) as u8 != 0,
+            transport: (word >> 16) as u16,
+            payload: (word >> 32) as u16,
+        }
+    }
+}
+
+/// Follows extension headers to the transport header or a fragment's; `None` if there are too many, or one is cut off.
+#[inline(always)]
+pub fn extensions<F: Frame>(frame: &F, start: Chain) -> Option<Chain> {
+    let mut chain = start;
+    for _ in 0..MAX_EXTENSIONS {
+        let at = chain.transport as usize & MAX_TRANSPORT;
+        let extension = frame.get::<Ipv6Extension>(at)?;
+        let size = match chain.protocol {
+            NEXT_FRAGMENT => {
+                // RFC 8200 §4.5: offset and "more" in bytes 2..4; both zero is a packet in one piece (RFC 6946).
+                let field = frame.get::<zerocopy::network_endian::U16>(at + 2)?;
+                chain.fragment = field.get() & 0xfff9 != 0;
+                8
+            }
+            // RFC 4302 §2.2: in units of 4 bytes, minus 2.
+            NEXT_AUTHENTICATION => (extension.length as u16 + 2) << 2,
+            _ => (extension.length as u16 + 1) << 3,
+        };
+        if size > chain.payload || at + size as usize > MAX_TRANSPORT {
+            return None;
+        }
+        chain.protocol = extension.next_header;
+        chain.transport = at as u16 + size;
+        chain.payload -= size;
+        if chain.fragment || !is_extension(chain.protocol) {
+            return Some(chain);
+        }
+    }
+    None
 }
 
 #[inline(always)]

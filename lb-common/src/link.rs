@@ -40,13 +40,7 @@ pub fn address<F: Frame>(frame: &mut F, link: Link, next_hop: &NextHop) -> Resul
         ..
     } = *next_hop;
     let tags = if vlan == 0 { 0 } else { 1 };
-    let mut priority = 0;
-    if link.tags > 0 {
-        let tag = frame
-            .get::<VlanTag>(size_of::<Ethernet>())
-            .ok_or(Reason::TableDefect)?;
-        priority = tag.control.get() & PRIORITY_BITS;
-    }
+    let priority = link.control & PRIORITY_BITS;
     if link.tags != tags {
         let delta = (link.tags as i32 - tags as i32) * size_of::<VlanTag>() as i32;
         if !frame.adjust_head(delta) {

@@ -20,9 +20,26 @@ pub struct Link {
     pub ethertype: u16,
     /// VLAN tags found, 0 to [`MAX_TAGS`].
     pub tags: usize,
+    /// Control field of the outer tag; 0 without one.
+    pub control: u16,
 }
 
 impl Link {
+    /// In one word; undone by [`unpack`](Self::unpack).
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.ethertype as u64 | (self.tags as u64) << 16 | (self.control as u64) << 32
+    }
+
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            ethertype: word as u16,
+            tags: (word >> 16) as usize & 3,
+            control: (word >> 32) as u16,
+        }
+    }
+
     /// Where the network header stands, in bytes.
     #[inline(always)]
     pub const fn length(&self) -> usize {
@@ -76,16 +93,41 @@ pub struct PortPair {
 /// Reads the Ethernet header and its tags; `None` if the frame ends before.
 #[inline(always)]
 pub fn link<F: Frame>(frame: &F) -> Option<Link> {
+    let ethertype = frame.get::<Ethernet>(0)?.ethertype.get();
+    if matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_QINQ) {
+        let link = frame.tags();
+        return if link == 0 {
+            None
+        } else {
+            Some(Link::unpack(link))
+        };
+    }
+    Some(Link {
+        ethertype,
+        tags: 0,
+        control: 0,
+    })
+}
+
+/// As [`link`], for a frame that has tags.
+#[inline(always)]
+pub fn tags<F: Frame>(frame: &F) -> Option<Link> {
     let mut ethertype = frame.get::<Ethernet>(0)?.ethertype.get();
     let mut tags = 0;
+    let mut control = 0;
     while tags < MAX_TAGS && matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_QINQ) {
-        ethertype = frame
-            .get::<VlanTag>(size_of::<Ethernet>() + tags * size_of::<VlanTag>())?
-            .ethertype
-            .get();
+        let tag = frame.get::<VlanTag>(size_of::<Ethernet>() + tags * size_of::<VlanTag>())?;
+        if tags == 0 {
+            control = tag.control.get();
+        }
+        ethertype = tag.ethertype.get();
         tags += 1;
     }
-    Some(Link { ethertype, tags })
+    Some(Link {
+        ethertype,
+        tags,
+        control,
+    })
 }
 
 /// Reads the ports of a protocol that has them; `None` for another protocol, or if its header does not fit

@@ -1,7 +1,9 @@
 //! An XDP frame as `lb_common` sees it.
 
 use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
-use lb_common::{frame::Frame, wire::Wire};
+use lb_common::{frame::Frame, ip::Chain, wire::Wire};
+
+use crate::apart;
 
 /// The bounds are read once: a pointer that is loaded from the context anew has lost what the verifier knew of it.
 pub struct XdpFrame<'a> {
@@ -64,5 +66,15 @@ impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
         self.context.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn tags(&self) -> u64 {
+        apart::tags(self.context.ctx)
+    }
+
+    #[inline(always)]
+    fn extensions(&self, chain: Chain) -> u64 {
+        apart::extensions(self.context.ctx, chain.pack())
     }
 }

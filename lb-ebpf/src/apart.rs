@@ -1,0 +1,32 @@
+//! Global functions: the kernel verifies each once and by itself, knowing of its arguments no more than their types, and so knows as
+//! little of the result. Rare work and what has many ways through it belongs here; a call costs a few nanoseconds.
+
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use lb_common::{
+    ip::{self, Chain},
+    parse,
+};
+
+use crate::frame::XdpFrame;
+
+/// [`parse::tags`]; 0 for none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tags(context: *mut xdp_md) -> u64 {
+    let context = XdpContext::new(context);
+    opaque(parse::tags(&XdpFrame::new(&context)).map_or(0, parse::Link::pack))
+}
+
+/// [`ip::extensions`] of a packed [`Chain`]; 0 for none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn extensions(context: *mut xdp_md, chain: u64) -> u64 {
+    let context = XdpContext::new(context);
+    opaque(ip::extensions(&XdpFrame::new(&context), Chain::unpack(chain)).map_or(0, Chain::pack))
+}
+
+/// Hides a result's range from the compiler, which else drops the masks in the caller that the verifier asks for.
+#[inline(always)]
+fn opaque(word: u64) -> u64 {
+    core::hint::black_box(word)
+}
