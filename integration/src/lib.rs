@@ -14,6 +14,7 @@ mod error;
 mod host;
 pub mod http;
 mod lab;
+pub mod packet;
 mod picture;
 pub mod probe;
 mod process;

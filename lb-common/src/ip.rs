@@ -125,6 +125,10 @@ impl Ip for V6 {
             length,
             payload,
         };
+        // IPv4-mapped addresses stand for IPv4 in the tables and have no place on a wire (RFC 4291 §2.5.5.2).
+        if network.source.is_v4() || network.destination.is_v4() {
+            return Err(Problem::MalformedIp);
+        }
         if is_extension(network.protocol) {
             let chain = frame.extensions(Chain {
                 protocol: network.protocol,

@@ -50,7 +50,7 @@ reasons! {
     Unmatched = "unmatched", Passed;
     /// Neither IPv4 nor IPv6: ARP, LLDP, spanning tree and the like.
     NotIp = "not_ip", Passed;
-    /// The IP header is cut off, contradicts the frame's length or has a wrong version.
+    /// The IP header is cut off, contradicts the frame's length, has a wrong version or, in IPv6, an IPv4-mapped address.
     MalformedIp = "malformed_ip", Passed;
     /// More IPv6 extension headers than are looked at, or one that is cut off.
     ExtensionHeaders = "extension_headers", Passed;
