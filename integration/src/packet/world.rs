@@ -179,9 +179,7 @@ pub fn beyond(family: Family, net: u8, number: u8) -> IpAddr {
     let third = [198, 203, 192, 100][usize::from(net - 1)];
     match family {
         Family::V4 => Ipv4Addr::new(third, 51, 100, number).into(),
-        Family::V6 => {
-            Ipv6Addr::new(0x2001, 0xdb8, net.into(), 0, 0, 0, 0, decimal(number)).into()
-        }
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, net.into(), 0, 0, 0, 0, decimal(number)).into(),
     }
 }
 
@@ -236,7 +234,11 @@ pub fn model() -> Model {
                 format!("{{ address = \"{address}\", port = {port}, weight = {weight} }}")
             });
             let backends = backends.collect::<Vec<_>>().join(", ");
-            let hash = if vip == Vip::Source { "source" } else { "l3+l4" };
+            let hash = if vip == Vip::Source {
+                "source"
+            } else {
+                "l3+l4"
+            };
             let address = vip.address(family);
             let _ = writeln!(
                 text,
@@ -270,7 +272,11 @@ pub fn plan(model: &Model) -> (Layout, Vec<Write>) {
 
 /// The protocol's number, as packets have it.
 pub fn protocol(number: u8) -> Protocol {
-    if number == TCP { Protocol::Tcp } else { Protocol::Udp }
+    if number == TCP {
+        Protocol::Tcp
+    } else {
+        Protocol::Udp
+    }
 }
 
 /// A packet of a client to a service.
@@ -355,7 +361,9 @@ pub fn ip_commands() -> Vec<String> {
         }
         for (address, number, ifindex) in neighbours(family) {
             let (mac, name) = (text(mac(number)), name(ifindex));
-            commands.push(format!("neigh add {address} lladdr {mac} dev {name} nud permanent"));
+            commands.push(format!(
+                "neigh add {address} lladdr {mac} dev {name} nud permanent"
+            ));
         }
     }
     commands
@@ -367,7 +375,11 @@ fn text(mac: Mac) -> String {
 
 /// What the kernel answers to a query for a packet of `length` bytes, from the same tables.
 pub fn route(destination: IpAddr, length: u16) -> Route {
-    let family = if destination.is_ipv4() { Family::V4 } else { Family::V6 };
+    let family = if destination.is_ipv4() {
+        Family::V4
+    } else {
+        Family::V6
+    };
     let found = routes(family)
         .into_iter()
         .filter(|(network, prefix, _)| within(destination, *network, *prefix))
@@ -375,7 +387,8 @@ pub fn route(destination: IpAddr, length: u16) -> Route {
     let (gateway, ifindex) = match found {
         Some((_, _, Way::Link(ifindex))) => (destination, ifindex),
         Some((_, _, Way::Router(number))) => (address(family, 1, number), FRONT),
-        Some((_, _, Way::Refused | Way::Own)) | None => return Route::None,
+        Some((_, _, Way::Refused)) => return Route::None,
+        Some((_, _, Way::Own)) | None => return Route::Host,
     };
     if length > MTU {
         return Route::None;
@@ -387,7 +400,11 @@ pub fn route(destination: IpAddr, length: u16) -> Route {
         Route::Direct(NextHop {
             ifindex,
             destination: mac(number),
-            source: if ifindex == FRONT { FRONT_MAC } else { BACK_MAC },
+            source: if ifindex == FRONT {
+                FRONT_MAC
+            } else {
+                BACK_MAC
+            },
             vlan: 0,
             mtu: 0,
         })
