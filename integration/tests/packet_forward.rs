@@ -22,7 +22,10 @@ const SERVED: [Vip; 5] = [
 
 /// `packet` as it leaves for a backend. A tag keeps the priority bits of the outermost one that was there.
 fn forwarded(packet: &Packet, vip: Vip, family: Family, backend: u8) -> Packet {
-    let priority = packet.tags.first().map_or(0, |(_, control)| control & 0xf000);
+    let priority = packet
+        .tags
+        .first()
+        .map_or(0, |(_, control)| control & 0xf000);
     let mut packet = Packet {
         macs: [mac(backend), BACK_MAC],
         tags: match vip.vlan() {
@@ -60,12 +63,15 @@ fn check(dataplane: &Dataplane, packet: &Packet, vip: Vip, family: Family, ingre
     let number = frame[5];
     let weight = |wanted| {
         let mut backends = vip.backends().iter();
-        backends.find(|(number, _)| *number == wanted).map(|(_, weight)| *weight)
+        backends
+            .find(|(number, _)| *number == wanted)
+            .map(|(_, weight)| *weight)
     };
     assert!(weight(number) > Some(0), "sent to {number}: {packet:?}");
     // The record that was counted for is this backend's.
     let record = backend.expect("counted for a backend");
-    let counted = lb_common::tables::Tables::backend(dataplane.tables(), record).expect("it exists");
+    let counted =
+        lb_common::tables::Tables::backend(dataplane.tables(), record).expect("it exists");
     assert_eq!(counted.address, world::address(family, 2, number).into());
 
     let expected = forwarded(packet, vip, family, number);
@@ -73,9 +79,15 @@ fn check(dataplane: &Dataplane, packet: &Packet, vip: Vip, family: Family, ingre
     assert_eq!(seen.addresses, expected.addresses);
     assert_eq!(seen.macs, expected.macs);
     assert_eq!(seen.hops, expected.hops);
-    assert_eq!(seen.vlans, Vec::from_iter((vip.vlan() > 0).then(|| vip.vlan())));
+    assert_eq!(
+        seen.vlans,
+        Vec::from_iter((vip.vlan() > 0).then(|| vip.vlan()))
+    );
     if [TCP, UDP].contains(&packet.protocol) {
-        assert_eq!((seen.ports, &seen.payload), (Some(expected.ports), &packet.payload));
+        assert_eq!(
+            (seen.ports, &seen.payload),
+            (Some(expected.ports), &packet.payload)
+        );
     }
     assert_eq!(frame, expected.bytes(), "{packet:?}");
     number
@@ -87,7 +99,9 @@ fn variants(family: Family) -> Vec<(&'static str, fn(&mut Packet))> {
         ("plain", |_| {}),
         ("one tag", |p| p.tags = vec![(0x8100, 0xb007)]),
         ("priority tag", |p| p.tags = vec![(0x8100, 0xe000)]),
-        ("two tags", |p| p.tags = vec![(0x88a8, 0x6009), (0x8100, 0x1008)]),
+        ("two tags", |p| {
+            p.tags = vec![(0x88a8, 0x6009), (0x8100, 0x1008)]
+        }),
         ("empty", |p| p.payload.clear()),
         ("one byte", |p| p.payload = vec![0xff]),
         ("full", |p| p.payload = (0..1400).map(|n| n as u8).collect()),
@@ -99,14 +113,19 @@ fn variants(family: Family) -> Vec<(&'static str, fn(&mut Packet))> {
         ("most hops", |p| p.hops = 255),
         ("type of service", |p| p.tos = 0xbb),
         ("no UDP checksum", |p| p.checksum = p.protocol == TCP),
-        ("TCP options", |p| p.tcp_options = vec![2, 4, 5, 0xb4, 1, 3, 3, 7]),
+        ("TCP options", |p| {
+            p.tcp_options = vec![2, 4, 5, 0xb4, 1, 3, 3, 7]
+        }),
         ("port 65535", |p| p.ports[0] = 65_535),
         ("port 0", |p| p.ports[0] = 0),
     ];
     variants.extend(match family {
         Family::V4 => vec![
             // Record route, no room left in it (RFC 791 §3.1).
-            ("options", (|p| p.options = vec![7, 7, 8, 0, 0, 0, 0]) as fn(&mut Packet)),
+            (
+                "options",
+                (|p| p.options = vec![7, 7, 8, 0, 0, 0, 0]) as fn(&mut Packet),
+            ),
             ("most options", |p| p.options = vec![1; 40]),
             ("options behind a tag", |p| {
                 p.options = vec![1; 12];
@@ -114,7 +133,10 @@ fn variants(family: Family) -> Vec<(&'static str, fn(&mut Packet))> {
             }),
         ],
         Family::V6 => vec![
-            ("hop-by-hop options", (|p| p.extensions = vec![(0, 0)]) as fn(&mut Packet)),
+            (
+                "hop-by-hop options",
+                (|p| p.extensions = vec![(0, 0)]) as fn(&mut Packet),
+            ),
             ("routing header", |p| p.extensions = vec![(43, 2)]),
             ("four headers, two tags", |p| {
                 p.extensions = vec![(0, 1), (60, 0), (43, 0), (60, 3)];

@@ -94,7 +94,11 @@ fn what_is_not_ip_is_left_to_the_host() {
         check(dataplane, &ethernet([0, 46], &[0x42; 46]), Reason::NotIp);
         check(dataplane, &ethernet([8, 6], &[]), Reason::NotIp);
         check(dataplane, &ethernet([0x81, 0], &[0, 5]), Reason::NotIp);
-        check(dataplane, &ethernet([0x81, 0], &[0, 5, 0x81, 0]), Reason::NotIp);
+        check(
+            dataplane,
+            &ethernet([0x81, 0], &[0, 5, 0x81, 0]),
+            Reason::NotIp,
+        );
         for frame in all(Vip::Nat, |packet| packet.tags = vec![(0x8100, 5); 3]) {
             check(dataplane, &frame, Reason::NotIp);
         }
@@ -207,7 +211,11 @@ fn headers_that_contradict_themselves() {
         }
         check(dataplane, &changed(Family::V4, 3, 19), Reason::MalformedIp);
         check(dataplane, &changed(Family::V4, 2, 1), Reason::MalformedIp);
-        check(dataplane, &changed(Family::V6, 0, 0x40), Reason::MalformedIp);
+        check(
+            dataplane,
+            &changed(Family::V6, 0, 0x40),
+            Reason::MalformedIp,
+        );
         check(dataplane, &changed(Family::V6, 4, 1), Reason::MalformedIp);
     });
 }
@@ -229,7 +237,12 @@ fn mapped_addresses_do_not_lead_to_the_other_family() {
                 packet.addresses = mapped;
                 let both = on_both(dataplane, &packet.bytes(), FRONT);
                 for outcome in [one, both] {
-                    assert_eq!(outcome.action, Action::Pass, "{vip:?}: {:?}", outcome.reason);
+                    assert_eq!(
+                        outcome.action,
+                        Action::Pass,
+                        "{vip:?}: {:?}",
+                        outcome.reason
+                    );
                 }
             }
             let mut packet = world::reply(21, (Family::V4, protocol), Client::Routed);

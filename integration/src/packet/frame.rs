@@ -120,7 +120,11 @@ impl Packet {
             // One PadN option (RFC 8200 §4.2) fills options headers; a routing header has no segments left.
             let mut body = vec![*length];
             let filled = usize::from(*length) * 8 + 6;
-            body.extend(if *kind == 43 { [0, 0] } else { [1, (filled - 2) as u8] });
+            body.extend(if *kind == 43 {
+                [0, 0]
+            } else {
+                [1, (filled - 2) as u8]
+            });
             body.resize(1 + filled, 0);
             bodies.push(body);
         }
@@ -174,9 +178,19 @@ impl Packet {
                 _ => unreachable!("checked when it was made"),
             };
             let length = length.to_be_bytes();
-            let sum = checksum(&[&pseudo, &length, &[0, self.protocol], &header, &self.payload]);
+            let sum = checksum(&[
+                &pseudo,
+                &length,
+                &[0, self.protocol],
+                &header,
+                &self.payload,
+            ]);
             // RFC 768: a computed zero is sent as all ones.
-            let sum = if self.protocol == UDP && sum == 0 { 0xffff } else { sum };
+            let sum = if self.protocol == UDP && sum == 0 {
+                0xffff
+            } else {
+                sum
+            };
             header[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         }
         [header, self.payload.clone()].concat()

@@ -219,8 +219,8 @@ pub fn on_both(dataplane: &Dataplane, frame: &[u8], ingress: u32) -> Outcome {
     let counter = |record: Option<u32>| record.map(|at| dataplane.tables().backend_counter(at));
     let before = counter(host.backend);
     let kernel = in_kernel(dataplane, frame, ingress);
-    let alike = (kernel.action, kernel.reason) == (host.action, host.reason)
-        && kernel.frame == host.frame;
+    let alike =
+        (kernel.action, kernel.reason) == (host.action, host.reason) && kernel.frame == host.frame;
     assert!(
         alike,
         "the builds differ on interface {ingress}: {frame:02x?}\nhost: {host:02x?}\nkernel: {kernel:02x?}"

@@ -2,6 +2,12 @@
 
 use std::{future::Future, io, path::Path, time::Duration};
 
+use super::{
+    ErrorBody, OPENAPI, Stop, metrics,
+    socket::{Socket, SocketError},
+    status::Status,
+};
+use crate::daemon::command::{Handle, Reloaded, Stopping};
 use axum::{
     Json, Router,
     body::Bytes,
@@ -10,12 +16,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use super::{
-    ErrorBody, OPENAPI, Stop, metrics,
-    socket::{Socket, SocketError},
-    status::Status,
-};
-use crate::daemon::command::{Handle, Reloaded, Stopping};
 
 /// How long a stopping daemon waits for clients that do not read their answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -150,7 +150,11 @@ async fn not_found(uri: Uri) -> Failure {
         .collect();
     Failure(
         StatusCode::NOT_FOUND,
-        format!("there is no {}; there are: {}", uri.path(), routes.join(", ")),
+        format!(
+            "there is no {}; there are: {}",
+            uri.path(),
+            routes.join(", ")
+        ),
     )
 }
 
