@@ -64,7 +64,7 @@ reasons! {
     NoBackend = "no_backend", Dropped;
     /// The backend's link-layer address is not known: it or its gateway does not answer ARP or neighbour discovery.
     NoNextHop = "no_next_hop", Dropped;
-    /// No route to the client of a backend's reply.
+    /// The route to the client of a backend's reply refuses: blackhole, unreachable, or the reply is larger than its MTU.
     NoRoute = "no_route", Dropped;
     /// TTL or hop limit ran out on the way through the balancer.
     TtlExpired = "ttl_expired", Dropped;
@@ -72,6 +72,8 @@ reasons! {
     NoHeadroom = "no_headroom", Dropped;
     /// A table entry names one that does not exist: a defect, or maps of another version.
     TableDefect = "table_defect", Dropped;
+    /// A backend's reply that is not to be forwarded: to the balancer itself, such as the answer to a health check, or to where no route leads.
+    ReplyToHost = "reply_to_host", Passed;
 }
 
 #[cfg(test)]

@@ -247,6 +247,9 @@ pub enum Route {
     Direct(NextHop),
     /// There is a way, but the link-layer address is not known; the host's stack will find it.
     Unresolved,
+    /// Not to be forwarded: an address of the host itself, or no route at all.
+    Host,
+    /// There is a route, and it refuses.
     None,
 }
 

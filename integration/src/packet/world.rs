@@ -387,7 +387,8 @@ pub fn route(destination: IpAddr, length: u16) -> Route {
     let (gateway, ifindex) = match found {
         Some((_, _, Way::Link(ifindex))) => (destination, ifindex),
         Some((_, _, Way::Router(number))) => (address(family, 1, number), FRONT),
-        Some((_, _, Way::Refused | Way::Own)) | None => return Route::None,
+        Some((_, _, Way::Refused)) => return Route::None,
+        Some((_, _, Way::Own)) | None => return Route::Host,
     };
     if length > MTU {
         return Route::None;

@@ -1,0 +1,164 @@
+//! What strangers send: a million packets of every kind, mutated, through the host's build, and a hundred thousand through the loaded program,
+//! which has to agree on every one.
+//!
+//! `FUTAGO_FUZZ_SEED`, `FUTAGO_FUZZ_HOST` and `FUTAGO_FUZZ_KERNEL` repeat a run or lengthen it; every packet has a seed of its own, which a
+//! failure prints: `FUTAGO_FUZZ_SEED=<that> FUTAGO_FUZZ_HOST=1 FUTAGO_FUZZ_KERNEL=1` is that packet alone.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use integration::packet::{
+    dissect::{Dissected, dissect},
+    frame::{Packet, TCP, UDP},
+    mutate::{Sample, sample},
+    path::{Outcome, heap_world, on_both, on_host, with_world},
+    random::{Random, setting},
+};
+use lb_common::reason::{Class, Reason};
+use lb_userspace::dataplane::Action;
+
+const SEED: u64 = 20_260_101;
+
+/// Runs `check` on `count` samples; the number of outcomes by reason.
+fn fuzz(count: u64, mut check: impl FnMut(&Sample) -> Outcome) -> BTreeMap<&'static str, u64> {
+    let seed = setting("FUTAGO_FUZZ_SEED", SEED);
+    let mut outcomes = BTreeMap::new();
+    for number in 0..count {
+        let seed = seed.wrapping_add(number);
+        let sample = sample(&mut Random::new(seed));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let outcome = check(&sample);
+            judge(&sample, &outcome);
+            outcome
+        }));
+        let outcome = outcome.unwrap_or_else(|panic| {
+            eprintln!("FUTAGO_FUZZ_SEED={seed}: {sample:02x?}");
+            std::panic::resume_unwind(panic)
+        });
+        *outcomes.entry(outcome.reason.label()).or_insert(0) += 1;
+    }
+    println!("{outcomes:#?}");
+    outcomes
+}
+
+/// What holds for every packet, whatever it is.
+fn judge(sample: &Sample, outcome: &Outcome) {
+    let class = match outcome.action {
+        Action::Aborted => panic!("aborted"),
+        Action::Drop => Class::Dropped,
+        Action::Pass => Class::Passed,
+        Action::Transmit | Action::Redirect => Class::Forwarded,
+    };
+    assert_eq!(class, outcome.reason.class(), "{:?}", outcome.reason);
+    assert_ne!(outcome.reason, Reason::TableDefect);
+    assert_eq!(
+        outcome.backend.is_some(),
+        outcome.reason == Reason::ToBackend
+    );
+    match (class, outcome.reason) {
+        (Class::Passed, Reason::ResolvingClient) => {
+            assert_eq!(outcome.frame.len(), sample.frame.len());
+        }
+        (Class::Passed | Class::Dropped, _) => assert_eq!(outcome.frame, sample.frame, "untouched"),
+        (Class::Forwarded, _) => {}
+    }
+    let rewritten = class == Class::Forwarded || outcome.reason == Reason::ResolvingClient;
+    if !rewritten {
+        return;
+    }
+    match (dissect(&sample.frame), dissect(&outcome.frame)) {
+        (Ok(before), Ok(after)) => alike(&before, &after),
+        (Ok(before), Err(error)) => panic!("was {before:?}, and then {error}"),
+        // Wrong before and right afterwards would be a checksum made up.
+        (Err(error), Ok(after)) if error.contains("checksum") => {
+            panic!("{error}, and then {after:?}")
+        }
+        (Err(_), _) => {}
+    }
+    if let Some(packet) = &sample.valid {
+        assert!([TCP, UDP].contains(&packet.protocol), "{packet:?}");
+        assert_eq!(
+            outcome.frame,
+            rebuilt(packet, outcome).bytes(),
+            "{packet:?}"
+        );
+    }
+}
+
+/// What no way through the packet path may change.
+fn alike(before: &Dissected, after: &Dissected) {
+    assert_eq!(after.payload, before.payload);
+    let kept = |end: usize| {
+        after.addresses[end] == before.addresses[end]
+            && after.ports.map(|ports| ports[end]) == before.ports.map(|ports| ports[end])
+    };
+    assert!(kept(0) || kept(1), "one end stays: {before:?} {after:?}");
+    assert!(after.hops == before.hops || after.hops == before.hops - 1);
+    let translated = !(kept(0) && kept(1));
+    assert_eq!(translated, after.hops != before.hops);
+}
+
+/// The packet with the ends and the link header that it left with, written anew.
+fn rebuilt(packet: &Packet, outcome: &Outcome) -> Packet {
+    let seen = dissect(&outcome.frame).expect("dissected before");
+    let priority = packet
+        .tags
+        .first()
+        .map_or(0, |(_, control)| control & 0xf000);
+    let tags = match outcome.reason {
+        Reason::ResolvingClient => packet.tags.clone(),
+        _ => seen
+            .vlans
+            .iter()
+            .map(|vlan| (0x8100, priority | vlan))
+            .collect(),
+    };
+    Packet {
+        macs: seen.macs,
+        tags,
+        addresses: seen.addresses,
+        ports: seen.ports.expect("nothing else is forwarded"),
+        hops: seen.hops,
+        ..packet.clone()
+    }
+}
+
+/// The fuzzer is worth nothing if its packets do not get far: every way out has to be taken, but the one that is a defect and those that
+/// these tables do not have.
+fn reaches_everything(outcomes: &BTreeMap<&str, u64>, count: u64) {
+    if count < 10_000 {
+        return;
+    }
+    for reason in Reason::ALL {
+        let unreachable = matches!(reason, Reason::TableDefect | Reason::NoHeadroom);
+        let seen = outcomes.get(reason.label()).copied().unwrap_or(0);
+        assert!(
+            unreachable || seen * 5_000 >= count,
+            "{}: {seen}",
+            reason.label()
+        );
+    }
+}
+
+#[test]
+fn nothing_panics_and_all_that_is_forwarded_is_in_order() {
+    let count = setting("FUTAGO_FUZZ_HOST", 1_000_000);
+    let tables = heap_world();
+    let outcomes = fuzz(count, |sample| {
+        on_host(&tables, &sample.frame, sample.ingress)
+    });
+    reaches_everything(&outcomes, count);
+}
+
+#[test]
+fn both_builds_agree() {
+    let count = setting("FUTAGO_FUZZ_KERNEL", 100_000);
+    let outcomes = with_world(|dataplane| {
+        fuzz(count, |sample| {
+            on_both(dataplane, &sample.frame, sample.ingress)
+        })
+    });
+    reaches_everything(&outcomes, count);
+}
