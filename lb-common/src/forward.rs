@@ -186,8 +186,10 @@ fn to_client<V: Ip, F: Frame, T: Tables>(
         ifindex: frame.ingress_ifindex(),
     };
     let route = tables.route(&query);
-    if route == Route::None {
-        return Err(Reason::NoRoute);
+    match route {
+        Route::Direct(_) | Route::Unresolved => {}
+        Route::Host => return Err(Reason::ToHost),
+        Route::None => return Err(Reason::NoRoute),
     }
     let old = Endpoint {
         address: network.source,

@@ -56,6 +56,8 @@ reasons! {
     ExtensionHeaders = "extension_headers", Passed;
     /// A backend's reply to a client whose link-layer address is not known yet: the host finds it and sends the packet.
     ResolvingClient = "resolving_client", Passed;
+    /// A backend's packet to this host itself, such as the answer to a health check, or to where no route leads.
+    ToHost = "to_host", Passed;
     /// The transport header of a packet to a service is cut off or contradicts the packet's length.
     MalformedTransport = "malformed_transport", Dropped;
     /// A fragment to a service: its ports are not known.
@@ -64,7 +66,7 @@ reasons! {
     NoBackend = "no_backend", Dropped;
     /// The backend's link-layer address is not known: it or its gateway does not answer ARP or neighbour discovery.
     NoNextHop = "no_next_hop", Dropped;
-    /// No route to the client of a backend's reply.
+    /// The host's routing refuses the way to the client of a backend's reply (blackhole, prohibited, packet too big).
     NoRoute = "no_route", Dropped;
     /// TTL or hop limit ran out on the way through the balancer.
     TtlExpired = "ttl_expired", Dropped;

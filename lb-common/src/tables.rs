@@ -247,6 +247,8 @@ pub enum Route {
     Direct(NextHop),
     /// There is a way, but the link-layer address is not known; the host's stack will find it.
     Unresolved,
+    /// Not a way to elsewhere: the address is the host's own, or it would answer that there is no way.
+    Host,
     None,
 }
 

@@ -3,7 +3,8 @@
 use aya_ebpf::{
     Global,
     bindings::{
-        BPF_F_MMAPABLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+        BPF_F_MMAPABLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
     },
     btf_maps::Array,
     helpers::{bpf_fib_lookup as fib_lookup, bpf_get_smp_processor_id},
@@ -164,6 +165,8 @@ fn look_up_route(context: &XdpContext, query: &RouteQuery) -> Route {
         })
     } else if result == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
         Route::Unresolved
+    } else if result == BPF_FIB_LKUP_RET_NOT_FWDED as i64 {
+        Route::Host
     } else {
         Route::None
     }
