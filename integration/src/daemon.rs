@@ -92,7 +92,10 @@ impl Service {
             vip,
             protocol: Protocol::Tcp,
             mode,
-            backends: lab.hosts_of(Role::Server).map(address).collect::<Result<_>>()?,
+            backends: lab
+                .hosts_of(Role::Server)
+                .map(address)
+                .collect::<Result<_>>()?,
             check: Some(Check::quick(vip.port())),
         })
     }
@@ -445,7 +448,12 @@ mod tests {
             .and_then(|()| write("futago", ""))
             .and_then(|()| {
                 let path = |name| dir.join(name).display().to_string().replace(' ', "\\ ");
-                let list = format!("{}: {} {}\n", path("futago"), path("old.rs"), path("new.rs"));
+                let list = format!(
+                    "{}: {} {}\n",
+                    path("futago"),
+                    path("old.rs"),
+                    path("new.rs")
+                );
                 write("futago.d", &list)
             });
         prepared.context(|| "write the files".into())?;

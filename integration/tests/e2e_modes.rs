@@ -1,6 +1,9 @@
 //! Every forwarding mode, family and topology with real connections through the real daemon. Needs root.
 
-use std::{net::{IpAddr, SocketAddr}, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Result;
 use integration::{
@@ -17,12 +20,18 @@ fn build(mode: Mode, segments: Segments) -> Result<Lab> {
         Mode::L2Dsr => ServersAre::L2Dsr(vec![VIP4, VIP6]),
         Mode::Nat => ServersAre::BehindBalancer,
     };
-    Ok(Topology::new(segments).servers_are(servers_are).build("modes")?)
+    Ok(Topology::new(segments)
+        .servers_are(servers_are)
+        .build("modes")?)
 }
 
 fn connections(mode: Mode, segments: Segments) -> Result<()> {
     let lab = build(mode, segments)?;
-    let extra: &[IpAddr] = if mode == Mode::L2Dsr { &[VIP4, VIP6] } else { &[] };
+    let extra: &[IpAddr] = if mode == Mode::L2Dsr {
+        &[VIP4, VIP6]
+    } else {
+        &[]
+    };
     let _servers = server::nginx_everywhere(lab.hosts_of(Role::Server), extra, 80, None)?;
     let lb = lab.host("lb1")?;
     let vips = [VIP4, VIP6].map(|vip| SocketAddr::new(vip, 80));
