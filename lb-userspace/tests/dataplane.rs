@@ -510,6 +510,21 @@ fn replies_of_nat_take_the_hosts_route() {
         assert_eq!(seen.ports, [80, 40_000]);
         assert_eq!(packets(dataplane.tables(), Reason::ToClient), 1);
 
+        // The answer to a health check is the host's own; so is what leads nowhere, for it says so to the backend.
+        for (number, destination) in [(1, [10, 0, 0, 254]), (2, [203, 0, 113, 1])] {
+            let builder = PacketBuilder::ethernet2(BACKEND_MAC, LB_MAC)
+                .ipv4(BACKEND, destination, 64)
+                .tcp(8080, 40_000, 7, 1024)
+                .syn()
+                .ack(8);
+            let mut frame = Vec::new();
+            builder.write(&mut frame, &[]).expect("in memory");
+            let run = dataplane.test_run(&frame, lb0).expect("a run");
+            assert_eq!(run.action, Action::Pass);
+            assert_eq!(run.frame, frame);
+            assert_eq!(packets(dataplane.tables(), Reason::ReplyToHost), number);
+        }
+
         // The host's build asks for the route what it is told to ask.
         let hop = NextHop {
             ifindex: lb0,
