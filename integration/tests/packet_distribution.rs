@@ -168,7 +168,7 @@ fn scattered(seed: u64) -> Vec<(IpAddr, u16)> {
     let mut random = Random::new(seed);
     let flow = |_| {
         (
-            IpAddr::from(Ipv4Addr::from(random.next() as u32)),
+            IpAddr::from(Ipv4Addr::from(random.bits() as u32)),
             random.word(),
         )
     };

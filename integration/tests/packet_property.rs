@@ -130,7 +130,7 @@ fn check(
 #[test]
 fn there_and_back_is_identity_on_the_host() {
     let tables = heap_world();
-    runner("FUTAGO_PROPERTY_HOST", 20_000)
+    runner("FUTAGO_PROPERTY_HOST", 5_000)
         .run(&exchange(), |exchange| {
             check(exchange, |frame, ingress| on_host(&tables, frame, ingress))
         })
@@ -140,7 +140,7 @@ fn there_and_back_is_identity_on_the_host() {
 #[test]
 fn there_and_back_is_identity_in_the_kernel() {
     with_world(|dataplane| {
-        runner("FUTAGO_PROPERTY_KERNEL", 3_000)
+        runner("FUTAGO_PROPERTY_KERNEL", 1_000)
             .run(&exchange(), |exchange| {
                 check(exchange, |frame, ingress| {
                     on_both(dataplane, frame, ingress)
