@@ -93,9 +93,11 @@ fn check(dataplane: &Dataplane, packet: &Packet, vip: Vip, family: Family, ingre
     number
 }
 
+type Change = fn(&mut Packet);
+
 /// Ways in which a packet may be unlike the plain one and is forwarded all the same.
-fn variants(family: Family) -> Vec<(&'static str, fn(&mut Packet))> {
-    let mut variants: Vec<(&str, fn(&mut Packet))> = vec![
+fn variants(family: Family) -> Vec<(&'static str, Change)> {
+    let mut variants: Vec<(&str, Change)> = vec![
         ("plain", |_| {}),
         ("one tag", |p| p.tags = vec![(0x8100, 0xb007)]),
         ("priority tag", |p| p.tags = vec![(0x8100, 0xe000)]),
@@ -124,7 +126,7 @@ fn variants(family: Family) -> Vec<(&'static str, fn(&mut Packet))> {
             // Record route, no room left in it (RFC 791 §3.1).
             (
                 "options",
-                (|p| p.options = vec![7, 7, 8, 0, 0, 0, 0]) as fn(&mut Packet),
+                (|p| p.options = vec![7, 7, 8, 0, 0, 0, 0]) as Change,
             ),
             ("most options", |p| p.options = vec![1; 40]),
             ("options behind a tag", |p| {
@@ -135,7 +137,7 @@ fn variants(family: Family) -> Vec<(&'static str, fn(&mut Packet))> {
         Family::V6 => vec![
             (
                 "hop-by-hop options",
-                (|p| p.extensions = vec![(0, 0)]) as fn(&mut Packet),
+                (|p| p.extensions = vec![(0, 0)]) as Change,
             ),
             ("routing header", |p| p.extensions = vec![(43, 2)]),
             ("four headers, two tags", |p| {

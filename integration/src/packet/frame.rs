@@ -156,7 +156,7 @@ impl Packet {
         let (mut header, at) = match self.protocol {
             TCP => {
                 let options = padded(&self.tcp_options);
-                let offset = ((20 + options.len()) / 4 << 4) as u8;
+                let offset = (((20 + options.len()) / 4) << 4) as u8;
                 let rest = [1, 2, 3, 4, 5, 6, 7, 8, offset, 0x18, 0x20, 0, 0, 0, 0, 0];
                 ([&ports, &rest[..], &options].concat(), 16)
             }

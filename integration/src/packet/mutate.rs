@@ -107,9 +107,9 @@ fn client(random: &mut Random, family: Family) -> IpAddr {
         1 => world::beyond(family, 1 + random.below(4) as u8, random.byte()),
         2 => world::beyond(family, 1, random.byte()),
         _ => match family {
-            Family::V4 => Ipv4Addr::from(random.next() as u32).into(),
+            Family::V4 => Ipv4Addr::from(random.bits() as u32).into(),
             Family::V6 => {
-                Ipv6Addr::from(u128::from(random.next()) << 64 | u128::from(random.next())).into()
+                Ipv6Addr::from(u128::from(random.bits()) << 64 | u128::from(random.bits())).into()
             }
         },
     }

@@ -11,7 +11,8 @@ impl Random {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    /// 64 of them.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +22,7 @@ impl Random {
 
     /// `0..count`; 0 if that is empty.
     pub fn below(&mut self, count: usize) -> usize {
-        ((u128::from(self.next()) * count as u128) >> 64) as usize
+        ((u128::from(self.bits()) * count as u128) >> 64) as usize
     }
 
     /// True once in `count` times.
@@ -34,11 +35,11 @@ impl Random {
     }
 
     pub fn byte(&mut self) -> u8 {
-        self.next() as u8
+        self.bits() as u8
     }
 
     pub fn word(&mut self) -> u16 {
-        self.next() as u16
+        self.bits() as u16
     }
 
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {

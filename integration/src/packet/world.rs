@@ -1,9 +1,9 @@
 //! The services, next hops, routes and neighbours of all packet tests, said once and used twice: for the kernel and for the host's build.
 //!
 //! ```text
-//! clients 10.1/16, 198.51.100/24 behind 10.1.0.1 ── front ┐
-//!                                                  balancer│ VIPs 10.9.0.x
-//! backends 10.2/16, some on VLAN 100 ────────────── back ──┘
+//! clients 10.1/16, 198/8 behind 10.1.0.1 ── front ┐
+//!                                         balancer, VIPs 10.9.0.x
+//! backends 10.2/16, some on VLAN 100 ────── back ─┘
 //! ```
 //! IPv6 is the same with `fd00:1::`, `2001:db8:1::`, `fd00:2::` and `fd00:9::`.
 
@@ -174,13 +174,28 @@ pub fn address(family: Family, net: u8, number: u8) -> IpAddr {
     }
 }
 
-/// An address of a far network.
+/// An address of a far network, `198.51.100.number` and the like.
 pub fn beyond(family: Family, net: u8, number: u8) -> IpAddr {
-    let third = [198, 203, 192, 100][usize::from(net - 1)];
     match family {
-        Family::V4 => Ipv4Addr::new(third, 51, 100, number).into(),
+        Family::V4 => Ipv4Addr::new(far(net), 51, 100, number).into(),
         Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, net.into(), 0, 0, 0, 0, decimal(number)).into(),
     }
+}
+
+/// An address of the network behind the router that is known, chosen by `bits`.
+pub fn anywhere(family: Family, bits: u128) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(u32::from(far(1)) << 24 | bits as u32 >> 8).into(),
+        Family::V6 => {
+            let prefix = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0).to_bits();
+            Ipv6Addr::from_bits(prefix | bits >> 48).into()
+        }
+    }
+}
+
+/// First byte of a far IPv4 network.
+fn far(net: u8) -> u8 {
+    [198, 203, 192, 100][usize::from(net - 1)]
 }
 
 /// A number whose hexadecimal digits are the decimal ones of `number`.
@@ -311,16 +326,20 @@ enum Way {
 
 /// (network, prefix length, way).
 fn routes(family: Family) -> [(IpAddr, u8, Way); 6] {
-    let (near, far, host) = match family {
-        Family::V4 => (16, 24, 32),
+    let (near, wide, host) = match family {
+        Family::V4 => (16, 8, 32),
         Family::V6 => (64, 48, 128),
+    };
+    let network = |net| match family {
+        Family::V4 => Ipv4Addr::new(far(net), 0, 0, 0).into(),
+        Family::V6 => beyond(family, net, 0),
     };
     [
         (address(family, 1, 0), near, Way::Link(FRONT)),
         (address(family, 2, 0), near, Way::Link(BACK)),
-        (beyond(family, 1, 0), far, Way::Router(1)),
-        (beyond(family, 2, 0), far, Way::Router(98)),
-        (beyond(family, 4, 0), far, Way::Refused),
+        (network(1), wide, Way::Router(1)),
+        (network(2), wide, Way::Router(98)),
+        (network(4), wide, Way::Refused),
         (Client::Balancer.address(family), host, Way::Own),
     ]
 }
