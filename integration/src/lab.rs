@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -152,47 +152,43 @@ impl Lab {
     pub fn connect(&self, host: &str, switch: &str, link: &Link) -> Result<Interface> {
         let (host, switch) = (self.host(host)?, self.switch(switch)?);
         let number = host.interfaces().len();
-        let (name, port) = (format!("eth{number}"), format!("{}.{number}", host.name()));
-        let mac = link
-            .mac
-            .as_ref()
-            .map(|mac| format!(" address {mac}"))
-            .unwrap_or_default();
-        let (mtu, ours, theirs) = (link.mtu, host.namespace(), switch.namespace());
-        ip(
-            None,
-            &[format!(
-                "link add name {name} netns {ours}{mac} mtu {mtu} type veth peer name {port} netns {theirs} mtu {mtu}"
-            )],
-        )?;
-        // In this order: once the port has a program, the kernel refuses to change TSO at the host's end.
-        veth::offloads_off(host, &name)?;
-        xdp::attach(
-            switch,
-            &port,
-            &xdp::PASS,
-            &switch.bpffs().join(port.replace('.', "-")),
-        )?;
-        veth::offloads_off(switch, &port)?;
-        switch.ip(&[format!("link set {port} master br0 up")])?;
-        let mut commands = vec![format!("link set {name} up")];
-        for address in &link.addresses {
-            let nodad = if address.address.is_ipv6() {
-                " nodad"
-            } else {
-                ""
-            };
-            commands.push(format!("addr add {address} dev {name}{nodad}"));
-        }
-        host.ip(&commands)?;
         let interface = Interface {
-            name,
+            name: format!("eth{number}"),
             switch: switch.name().into(),
-            port,
+            port: format!("{}.{number}", host.name()),
             addresses: link.addresses.clone(),
         };
+        lay_cable(host, switch, &interface, link)?;
         host.add_interface(interface.clone());
         Ok(interface)
+    }
+
+    /// Takes an interface out of its host and puts another one of the same name, MAC, MTU and addresses in its place, as a
+    /// driver does that is loaded anew. Routes through it are gone, apart from those of its addresses.
+    ///
+    /// # Errors
+    /// No such host or interface, or the kernel refuses.
+    pub fn reconnect(&self, host: &str, interface: &str) -> Result<()> {
+        let host = self.host(host)?;
+        let interface = host.interface(interface)?;
+        let switch = self.switch(&interface.switch)?;
+        let shown = host.run("ip", &["-o", "link", "show", "dev", &interface.name])?;
+        let shown = String::from_utf8_lossy(&shown.stdout);
+        let after = |word: &str| {
+            let mut words = shown.split_whitespace().skip_while(|found| *found != word);
+            words.nth(1).map(str::to_owned)
+        };
+        let link = Link {
+            mac: after("link/ether"),
+            mtu: after("mtu")
+                .and_then(|mtu| mtu.parse().ok())
+                .unwrap_or(1500),
+            addresses: interface.addresses.clone(),
+        };
+        host.ip(&[format!("link del {}", interface.name)])?;
+        // The port's program went with it; the pin of its link is what is left.
+        let _ = std::fs::remove_file(port_pin(switch, &interface.port));
+        lay_cable(host, switch, &interface, &link)
     }
 
     /// A host by name.
@@ -345,6 +341,42 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// Where the link of a port's program is pinned.
+fn port_pin(switch: &Host, port: &str) -> PathBuf {
+    switch.bpffs().join(port.replace('.', "-"))
+}
+
+fn lay_cable(host: &Host, switch: &Host, interface: &Interface, link: &Link) -> Result<()> {
+    let Interface { name, port, .. } = interface;
+    let mac = link
+        .mac
+        .as_ref()
+        .map(|mac| format!(" address {mac}"))
+        .unwrap_or_default();
+    let (mtu, ours, theirs) = (link.mtu, host.namespace(), switch.namespace());
+    ip(
+        None,
+        &[format!(
+            "link add name {name} netns {ours}{mac} mtu {mtu} type veth peer name {port} netns {theirs} mtu {mtu}"
+        )],
+    )?;
+    // In this order: once the port has a program, the kernel refuses to change TSO at the host's end.
+    veth::offloads_off(host, name)?;
+    xdp::attach(switch, port, &xdp::PASS, &port_pin(switch, port))?;
+    veth::offloads_off(switch, port)?;
+    switch.ip(&[format!("link set {port} master br0 up")])?;
+    let mut commands = vec![format!("link set {name} up")];
+    for address in &link.addresses {
+        let nodad = if address.address.is_ipv6() {
+            " nodad"
+        } else {
+            ""
+        };
+        commands.push(format!("addr add {address} dev {name}{nodad}"));
+    }
+    host.ip(&commands)
 }
 
 fn check_name(name: &str, of: &'static str, most: usize) -> Result<()> {

@@ -20,6 +20,7 @@ mod picture;
 pub mod probe;
 mod process;
 pub mod server;
+pub mod stage;
 pub mod topology;
 pub mod veth;
 pub mod xdp;

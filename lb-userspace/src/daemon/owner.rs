@@ -439,14 +439,6 @@ impl Owner {
         let Some(node) = self.model.nodes.get(self.options.node.as_str()) else {
             return Ok(());
         };
-        if !self
-            .model
-            .services
-            .iter()
-            .any(|service| service.mode.matches_replies())
-        {
-            return Ok(());
-        }
         let links = self.watcher.links();
         let present: Vec<&str> = node
             .interfaces
@@ -454,7 +446,18 @@ impl Owner {
             .map(String::as_str)
             .filter(|name| links.named(name).is_some())
             .collect();
-        let needed = sysctl::needed_for_nat(&present, node.interfaces.len() == 1)?;
+        let one_arm = node.interfaces.len() == 1;
+        let has = |replies| {
+            let mut services = self.model.services.iter();
+            services.any(|service| service.mode.matches_replies() == replies)
+        };
+        let needed = if has(true) {
+            sysctl::needed_for_nat(&present, one_arm)?
+        } else if has(false) && !one_arm {
+            sysctl::needed_for_dsr_gateway(&present)?
+        } else {
+            return Ok(());
+        };
         self.settings.apply(&needed)
     }
 

@@ -143,6 +143,26 @@ pub fn needed_for_nat(interfaces: &[&str], one_arm: bool) -> Result<Vec<Needed>,
     Ok(needed)
 }
 
+/// What `l2-dsr` needs on a node with a client side and a server side, where the node may be the backends' gateway: their
+/// answers, from the VIP, then pass through the kernel of a host that holds the VIP itself.
+pub fn needed_for_dsr_gateway(interfaces: &[&str]) -> Result<Vec<Needed>, SysctlError> {
+    let mut needed = Vec::new();
+    for interface in interfaces {
+        let v4 = |name| Key::new(Family::Ipv4, interface, name);
+        needed.push(Needed::new(
+            v4("accept_local")?,
+            "1",
+            "backends that have this host as their gateway answer from a VIP, an address of this host",
+        ));
+        needed.push(Needed::new(
+            v4("rp_filter")?,
+            "2",
+            "a strict reverse-path check drops answers whose source is a VIP",
+        ));
+    }
+    Ok(needed)
+}
+
 /// Sets what is not as needed. `report` hears of each change before it is made. On an error, the changes so far are
 /// undone.
 pub fn apply(
