@@ -3,7 +3,7 @@
 //! Sums are kept in native byte order: the one's-complement sum does not care (RFC 1071 §2), and no
 //! byte is swapped on the packet path.
 
-use crate::address::Address;
+use crate::{address::Address, wire::Ipv4};
 
 /// What a rewrite changes in a checksum: the sum of what goes and what comes.
 #[derive(Clone, Copy, Default)]
@@ -37,6 +37,17 @@ impl Difference {
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
         (!fold(self.0 + !u16::from_ne_bytes(checksum) as u64)).to_ne_bytes()
     }
+}
+
+/// The checksum of an IPv4 header without options whose checksum field is zero.
+#[inline(always)]
+pub fn ipv4(header: &Ipv4) -> [u8; 2] {
+    let words: [[u8; 2]; 10] = zerocopy::transmute!(*header);
+    let mut sum = 0;
+    for word in words {
+        sum += u16::from_ne_bytes(word) as u64;
+    }
+    (!fold(sum)).to_ne_bytes()
 }
 
 /// Reduces a sum of 16- and 32-bit words to 16 bits, end-around carries included.

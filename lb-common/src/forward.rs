@@ -8,11 +8,14 @@ use crate::{
     hash,
     index::{self, Entry},
     ip::{End, Ip, V4, V6},
+    job::{Job, Outcome},
     link::{self, Exit},
     parse::{self, Link, Network, PortPair},
     reason::{Class, Reason},
     rewrite::{Endpoint, translate},
-    tables::{HashPolicy, Key, Mode, NO_BACKEND, Route, RouteQuery, Service, Slot, Tables},
+    tables::{
+        HashPolicy, Key, Mode, NO_BACKEND, Route, RouteQuery, Service, Slot, Tables, features,
+    },
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 
@@ -92,7 +95,7 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
     if let Some(Entry::Service(record)) = index::find(tables, &key) {
         let service = tables.service(record).ok_or(Reason::TableDefect)?;
         if service.key == key {
-            return to_backend::<V, F, T>(frame, tables, link, &network, ports, service);
+            return to_backend::<V, F, T>(frame, tables, link, &network, ports, service, record);
         }
     }
     let key = Key::new(network.source, network.protocol, ports.source);
@@ -123,6 +126,7 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
     network: &Network,
     ports: PortPair,
     service: &Service,
+    service_record: u32,
 ) -> Result<Sent, Halt> {
     let slot = service.slot_base.wrapping_add(hash::reduce(
         flow_hash(service, network, ports),
@@ -152,7 +156,11 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
             };
             translate::<V, F>(frame, link, network, End::Destination, old, new)?;
         }
-        None => return Err(Reason::TableDefect),
+        Some(Mode::Ipip | Mode::Gre | Mode::Gue) if tables.features() & features::TUNNEL != 0 => {
+            let job = Job::new(link, network, ports, service_record, record);
+            return sent(tables.encapsulate(frame, &job), record);
+        }
+        _ => return Err(Reason::TableDefect),
     }
     let exit = link::address(frame, link, next_hop)?;
     Ok(Sent {
@@ -160,6 +168,20 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
         exit,
         backend: record,
     })
+}
+
+/// What a part of the packet path that is kept apart has done.
+#[inline(always)]
+fn sent(outcome: u64, backend: u32) -> Result<Sent, Halt> {
+    let Outcome { reason, exit } = Outcome::unpack(outcome);
+    match exit {
+        Some(exit) => Ok(Sent {
+            reason,
+            exit,
+            backend,
+        }),
+        None => Err(reason),
+    }
 }
 
 /// Reverse direction of `nat`: backend to client, which shall see the service's address.

@@ -25,6 +25,9 @@ pub trait Frame {
     #[must_use]
     fn adjust_head(&mut self, delta: i32) -> bool;
 
+    /// Looks anew where the frame lies, after something else has moved its start.
+    fn renew(&mut self) {}
+
     /// Interface that it arrived on.
     fn ingress_ifindex(&self) -> u32;
 

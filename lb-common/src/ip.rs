@@ -33,6 +33,15 @@ pub trait Ip: Copy {
     /// TTL or hop limit.
     fn hops(header: &Self::Header) -> u8;
 
+    /// Number of the protocol by which a packet of this version stands in another one.
+    const PROTOCOL: u8;
+
+    /// Ethertype of this version.
+    const ETHERTYPE: u16;
+
+    /// Whether no router may fragment the packet, and its identification: see RFC 6864.
+    fn fragmentation(header: &Self::Header) -> (bool, u16);
+
     /// One hop less. Only for a packet that has more than one left.
     fn decrement_hops(header: &mut Self::Header);
 }
@@ -52,6 +61,15 @@ pub struct V6;
 
 impl Ip for V4 {
     type Header = Ipv4;
+
+    const PROTOCOL: u8 = wire::PROTOCOL_IPV4;
+    const ETHERTYPE: u16 = wire::ETHERTYPE_IPV4;
+
+    #[inline(always)]
+    fn fragmentation(header: &Ipv4) -> (bool, u16) {
+        let fragment = header.fragment.get() & wire::DONT_FRAGMENT != 0;
+        (fragment, header.identification.get())
+    }
 
     #[inline(always)]
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Network, Problem> {
@@ -105,6 +123,14 @@ impl Ip for V4 {
 
 impl Ip for V6 {
     type Header = Ipv6;
+
+    const PROTOCOL: u8 = wire::PROTOCOL_IPV6;
+    const ETHERTYPE: u16 = wire::ETHERTYPE_IPV6;
+
+    #[inline(always)]
+    fn fragmentation(_header: &Ipv6) -> (bool, u16) {
+        (true, 0)
+    }
 
     #[inline(always)]
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Network, Problem> {

@@ -51,9 +51,7 @@ pub fn address<F: Frame>(frame: &mut F, link: Link, next_hop: &NextHop) -> Resul
     header.destination = destination;
     header.source = source;
     if tags == 0 {
-        if link.tags != 0 {
-            header.ethertype = U16::new(link.ethertype);
-        }
+        header.ethertype = U16::new(link.ethertype);
     } else {
         header.ethertype = U16::new(ETHERTYPE_VLAN);
         let tag = frame

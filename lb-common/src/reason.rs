@@ -27,6 +27,15 @@ macro_rules! reasons {
                 match self { $(Self::$name => $label),+ }
             }
 
+            /// The reason of a number.
+            #[inline(always)]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $(number if number == Self::$name as u32 => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+
             pub const fn class(self) -> Class {
                 match self { $(Self::$name => Class::$class),+ }
             }
@@ -74,6 +83,10 @@ reasons! {
     TableDefect = "table_defect", Dropped;
     /// A backend's reply that is not to be forwarded: to the balancer itself, such as the answer to a health check, or to where no route leads.
     ReplyToHost = "reply_to_host", Passed;
+    /// Too large for the way to the backend, headers of the tunnel included.
+    TooBig = "too_big", Dropped;
+    /// The host has no source address for a tunnel to the backend: set `tunnel_source` of the node.
+    NoTunnelSource = "no_tunnel_source", Dropped;
 }
 
 #[cfg(test)]
@@ -84,6 +97,7 @@ mod tests {
     fn labels_are_unique_and_slots_are_dense() {
         for (slot, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, slot);
+            assert_eq!(Reason::from_number(slot as u32), Some(*reason));
             assert!(!reason.explanation().is_empty());
             assert_eq!(
                 Reason::ALL

@@ -3,9 +3,9 @@
 //! All of them live in memory-mapped BPF arrays. A published record does not change, except for the fields that
 //! are named so; see `docs/architecture.md` for the order of writes.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::{address::Address, reason::Reason, wire::Mac};
+use crate::{address::Address, frame::Frame, job::Job, reason::Reason, tunnel, wire::Mac};
 
 /// Constants of one load of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -15,6 +15,16 @@ pub struct Settings {
     pub index_mask: u32,
     /// Backend records, and so counters of one CPU.
     pub backends: u32,
+    /// [`features`] that the configuration uses; what serves the others is taken out when the program is loaded.
+    pub features: u32,
+    pub reserved: u32,
+}
+
+/// Bits of [`Settings::features`].
+pub mod features {
+    /// Some service is forwarded through a tunnel.
+    pub const TUNNEL: u32 = 1;
+    pub const ALL: u32 = u32::MAX;
 }
 
 impl Settings {
@@ -22,6 +32,8 @@ impl Settings {
     pub const DEFAULT: Self = Self {
         index_mask: 0,
         backends: 1,
+        features: features::ALL,
+        reserved: 0,
     };
 
     /// Reason counters of one CPU; room for reasons to come, so that the maps stay.
@@ -29,7 +41,7 @@ impl Settings {
 }
 
 /// Names the meaning of all tables together. Maps of another version are not adopted.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// A backend's number within its service that means "none". Numbers start at 1.
 pub const NO_BACKEND: u16 = 0;
@@ -42,6 +54,12 @@ pub enum Mode {
     L2Dsr = 1,
     /// New destination address and port; replies come back through the balancer.
     Nat = 2,
+    /// In an IP packet to the backend (RFC 2003, RFC 2473, RFC 4213).
+    Ipip = 4,
+    /// Behind a GRE header (RFC 2784).
+    Gre = 5,
+    /// Behind UDP, as variant 1 of Generic UDP Encapsulation: the IP packet follows the UDP header.
+    Gue = 6,
 }
 
 impl Mode {
@@ -50,6 +68,9 @@ impl Mode {
         match number {
             1 => Some(Self::L2Dsr),
             2 => Some(Self::Nat),
+            4 => Some(Self::Ipip),
+            5 => Some(Self::Gre),
+            6 => Some(Self::Gue),
             _ => None,
         }
     }
@@ -70,6 +91,7 @@ pub enum HashPolicy {
     Clone,
     Copy,
     Debug,
+    Default,
     PartialEq,
     Eq,
     PartialOrd,
@@ -106,7 +128,7 @@ impl Key {
     }
 }
 
-/// A service, one cache line. A service that changes gets a new record.
+/// A service: one cache line for every packet, one for what few need. A service that changes gets a new record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Service {
@@ -126,6 +148,18 @@ pub struct Service {
     /// A [`HashPolicy`].
     pub hash: u8,
     pub reserved: [u8; 14],
+    /// UDP destination port of [`Mode::Gue`].
+    pub gue_port: u16,
+    /// Low bits of a tunnel's IPv4 source address that carry flow entropy.
+    pub source_bits: u8,
+    pub reserved_rare: [u8; 61],
+}
+
+impl Default for Service {
+    /// The record of an empty place.
+    fn default() -> Self {
+        Self::new_zeroed()
+    }
 }
 
 /// Where a packet for an address has to go on the link.
@@ -144,7 +178,7 @@ pub struct NextHop {
     pub mtu: u16,
 }
 
-/// A backend of one service, one cache line.
+/// A backend of one service: one cache line for every packet, one for those through a tunnel.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Backend {
@@ -153,6 +187,9 @@ pub struct Backend {
     pub next_hops: [NextHop; 2],
     /// A packed [`BackendState`]: all that changes while the record is in use changes in one store.
     pub state: u64,
+    /// Outer source address of a tunnel; copies as of the next hop. All zeros: not known.
+    pub tunnel_sources: [Address; 2],
+    pub reserved: [u64; 4],
 }
 
 /// The part of a [`Backend`] that changes while packets use it.
@@ -197,6 +234,13 @@ impl Backend {
     #[inline(always)]
     pub const fn next_hop(&self, state: BackendState) -> &NextHop {
         let [first, second] = &self.next_hops;
+        if state.next_hop == 0 { first } else { second }
+    }
+
+    /// The outer source address that `state` says is valid.
+    #[inline(always)]
+    pub const fn tunnel_source(&self, state: BackendState) -> Address {
+        let [first, second] = self.tunnel_sources;
         if state.next_hop == 0 { first } else { second }
     }
 }
@@ -281,8 +325,23 @@ pub trait Tables {
     fn count_backend(&self, record: u32, bytes: u32);
     /// Counts a way out of the packet path.
     fn count(&self, reason: Reason, bytes: u32);
+    /// Bits of [`features`].
+    fn features(&self) -> u32 {
+        features::ALL
+    }
+
+    /// Sends the packet of `job` through its service's tunnel; a packed [`Outcome`](crate::job::Outcome).
+    ///
+    /// Here, as on [`Frame`], so that the kernel can keep rare work out of the way of the rest.
+    #[inline(always)]
+    fn encapsulate<F: Frame>(&self, frame: &mut F, job: &Job) -> u64
+    where
+        Self: Sized,
+    {
+        tunnel::encapsulate(frame, self, job).pack()
+    }
 }
 
-const _: () = assert!(size_of::<Service>() == 64);
+const _: () = assert!(size_of::<Service>() == 128);
 const _: () = assert!(Reason::ALL.len() <= Settings::REASONS as usize);
-const _: () = assert!(size_of::<Backend>() == 64);
+const _: () = assert!(size_of::<Backend>() == 128);

@@ -27,6 +27,11 @@ pub const PROTOCOL_ICMP: u8 = 1;
 pub const PROTOCOL_TCP: u8 = 6;
 pub const PROTOCOL_UDP: u8 = 17;
 pub const PROTOCOL_ICMPV6: u8 = 58;
+/// An IPv4 packet within another packet (RFC 2003).
+pub const PROTOCOL_IPV4: u8 = 4;
+/// An IPv6 packet within another packet (RFC 2473).
+pub const PROTOCOL_IPV6: u8 = 41;
+pub const PROTOCOL_GRE: u8 = 47;
 
 /// Ethernet II header, 14 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Unaligned, Immutable, KnownLayout)]
@@ -76,6 +81,9 @@ impl Ipv4 {
         self.fragment.get() & 0x3fff != 0
     }
 }
+
+/// "Don't fragment" in [`Ipv4::fragment`].
+pub const DONT_FRAGMENT: u16 = 0x4000;
 
 /// IPv6 fixed header (RFC 8200 §3), 40 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Unaligned, Immutable, KnownLayout)]
@@ -130,4 +138,14 @@ pub struct Udp {
     pub length: U16,
     /// Zero over IPv4: the sender computed none.
     pub checksum: [u8; 2],
+}
+
+/// GRE header without options (RFC 2784 §2), 4 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Unaligned, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Gre {
+    /// Which options are there, and the version: all zero.
+    pub flags: U16,
+    /// Ethertype of what follows.
+    pub protocol: U16,
 }

@@ -8,7 +8,7 @@ mod name;
 
 use core::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 use std::collections::BTreeMap;
@@ -67,6 +67,31 @@ pub struct Node {
     /// Where the VIPs are added and announced; the first of `interfaces` unless the file says otherwise.
     pub vip_interface: String,
     pub xdp: XdpMode,
+    pub tunnel_sources: TunnelSources,
+}
+
+/// Outer source addresses of `l3-dsr` tunnels, where they are not what the host itself would send from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TunnelSources {
+    /// Address and prefix length, 17 to 32: `ipip` fills the bits behind the prefix with flow entropy.
+    pub ipv4: Option<(Ipv4Addr, u8)>,
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl TunnelSources {
+    /// The source of a tunnel to `backend`, to which the host itself would send from `host`.
+    pub fn towards(&self, backend: IpAddr, host: Option<IpAddr>) -> Option<IpAddr> {
+        let set = match backend {
+            IpAddr::V4(_) => self.ipv4.map(|(address, _)| IpAddr::V4(address)),
+            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
+        };
+        set.or(host.filter(|host| host.is_ipv4() == backend.is_ipv4()))
+    }
+
+    /// Low bits of the IPv4 source that carry flow entropy.
+    pub fn entropy_bits(&self) -> u8 {
+        self.ipv4.map_or(0, |(_, length)| 32 - length)
+    }
 }
 
 /// How the XDP program is attached.
@@ -126,6 +151,8 @@ pub const MAX_SLOTS_PER_SERVICE: u32 = 1 << 22;
 /// Slots name a backend by 16 bits, where 0 is "none".
 pub const MAX_BACKENDS_PER_SERVICE: usize = u16::MAX as usize;
 pub const MAX_WEIGHT: u16 = 1000;
+/// Assigned to Generic UDP Encapsulation.
+pub const DEFAULT_GUE_PORT: u16 = 6080;
 
 /// One virtual IP, protocol and port, and who serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -140,10 +167,12 @@ pub struct Service {
     pub hash: HashPolicy,
     /// Size of the slot table: a prime, at least the number of backends.
     pub slots: u32,
-    /// All of the VIP's address family; no [`BackendKey`] twice.
+    /// All of the VIP's address family, unless the mode is a tunnel; no [`BackendKey`] twice.
     pub backends: Vec<Backend>,
     /// `None`: every backend counts as healthy.
     pub check: Option<Check>,
+    /// UDP destination port of [`Mode::Gue`].
+    pub gue_port: u16,
 }
 
 impl Service {
@@ -209,6 +238,12 @@ pub enum Mode {
     Nat,
     /// Only the destination MAC changes; the backend answers the client directly.
     L2Dsr,
+    /// `l3-dsr`: in an IP packet to the backend, which answers the client directly.
+    Ipip,
+    /// `l3-dsr` behind a GRE header.
+    Gre,
+    /// `l3-dsr` behind UDP: Generic UDP Encapsulation, variant 1.
+    Gue,
 }
 
 impl Mode {
@@ -216,7 +251,26 @@ impl Mode {
     pub fn translates_port(self) -> bool {
         match self {
             Self::Nat => true,
-            Self::L2Dsr => false,
+            Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue => false,
+        }
+    }
+
+    /// Whether packets travel in other ones.
+    pub fn is_tunnel(self) -> bool {
+        match self {
+            Self::Nat | Self::L2Dsr => false,
+            Self::Ipip | Self::Gre | Self::Gue => true,
+        }
+    }
+
+    /// As the file writes it: `mode`, and `encap` where there is one.
+    pub fn words(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Nat => ("nat", None),
+            Self::L2Dsr => ("l2-dsr", None),
+            Self::Ipip => ("l3-dsr", Some("ipip")),
+            Self::Gre => ("l3-dsr", Some("gre")),
+            Self::Gue => ("l3-dsr", Some("gue")),
         }
     }
 
@@ -224,7 +278,16 @@ impl Mode {
     pub fn matches_replies(self) -> bool {
         match self {
             Self::Nat => true,
-            Self::L2Dsr => false,
+            Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue => false,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.words() {
+            (mode, None) => f.write_str(mode),
+            (mode, Some(encap)) => write!(f, "{mode} {encap}"),
         }
     }
 }

@@ -4,10 +4,16 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     ip::{self, Chain},
+    job::Outcome,
     parse,
+    reason::Reason,
+    tunnel,
 };
 
-use crate::frame::XdpFrame;
+use crate::{
+    frame::XdpFrame,
+    maps::{MapTables, job},
+};
 
 /// [`parse::tags`]; 0 for none.
 #[unsafe(no_mangle)]
@@ -24,6 +30,20 @@ pub extern "C" fn extensions(context: *mut xdp_md, chain: u64) -> u64 {
     let context = XdpContext::new(context);
     opaque(ip::extensions(&XdpFrame::new(&context), Chain::unpack(chain)).map_or(0, Chain::pack))
 }
+
+/// [`tunnel::encapsulate`] of the job that was handed over: a packed [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encapsulate(context: *mut xdp_md) -> u64 {
+    let Some(job) = job() else {
+        return DEFECT;
+    };
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    opaque(tunnel::encapsulate(&mut XdpFrame::new(&context), &tables, job).pack())
+}
+
+pub const DEFECT: u64 = Outcome::not_sent(Reason::TableDefect).pack();
 
 /// Hides a result's range from the compiler, which else drops the masks in the caller that the verifier asks for.
 #[inline(always)]

@@ -64,6 +64,11 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn renew(&mut self) {
+        *self = Self::new(self.context);
+    }
+
+    #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
         self.context.ingress_ifindex() as u32
     }

@@ -6,15 +6,19 @@ use aya_ebpf::{
         BPF_F_MMAPABLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
         BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
     },
-    btf_maps::Array,
+    btf_maps::{Array, PerCpuArray},
     helpers::{bpf_fib_lookup as fib_lookup, bpf_get_smp_processor_id},
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
+    frame::Frame,
+    job::Job,
     reason::Reason,
     tables::{Backend, Counter, NextHop, Route, RouteQuery, Service, Settings, Tables},
 };
+
+use crate::apart;
 
 /// Mapped into the daemon, which writes and reads them as memory.
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -38,6 +42,28 @@ static BACKEND_COUNTERS: Array<Counter, 1, MAPPED> = Array::new();
 /// One block of `Settings::REASONS` counters per CPU.
 #[btf_map]
 static REASON_COUNTERS: Array<Counter, 1, MAPPED> = Array::new();
+
+/// What a function of [`apart`] works on. Not on the stack: the 512 bytes of it are for all functions of a chain of calls together.
+#[btf_map]
+static JOB: PerCpuArray<Job, 1> = PerCpuArray::new();
+
+#[inline(always)]
+fn hand_over(job: &Job) -> bool {
+    match JOB.get_ptr_mut(0) {
+        Some(place) => {
+            // SAFETY: an element of the map for this CPU, on which no other program runs before this one has ended.
+            unsafe { *place = *job };
+            true
+        }
+        None => false,
+    }
+}
+
+/// The job that was handed over.
+#[inline(always)]
+pub fn job() -> Option<&'static Job> {
+    JOB.get(0)
+}
 
 /// The tables during one run of the program.
 pub struct MapTables<'a> {
@@ -105,6 +131,21 @@ impl Tables for MapTables<'_> {
             REASON_COUNTERS.get_ptr_mut(cpu() * Settings::REASONS + reason as u32),
             bytes,
         );
+    }
+
+    #[inline(always)]
+    fn features(&self) -> u32 {
+        self.settings.features
+    }
+
+    #[inline(always)]
+    fn encapsulate<F: Frame>(&self, frame: &mut F, job: &Job) -> u64 {
+        if !hand_over(job) {
+            return apart::DEFECT;
+        }
+        let outcome = apart::encapsulate(self.context.ctx);
+        frame.renew();
+        outcome
     }
 }
 

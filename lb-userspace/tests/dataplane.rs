@@ -170,7 +170,7 @@ fn fill(dataplane: &mut Dataplane) {
             backend_count: 1,
             mode: mode as u8,
             hash: 0,
-            reserved: [0; 14],
+            ..Service::default()
         };
         let state = BackendState {
             service: number,
@@ -183,6 +183,7 @@ fn fill(dataplane: &mut Dataplane) {
                 record: backend,
                 address,
                 next_hop: out,
+                tunnel_source: Address::default(),
                 state,
             },
             Write::Slots {

@@ -9,7 +9,7 @@ use super::{
     diagnostic::{Diagnostic, Sink, Span},
     reader::{At, Table},
     schema::{self, ROOT},
-    words::CheckType,
+    words::{CheckType, Encap, ModeWord},
 };
 use crate::model::{HashPolicy, Mode, NodeName, Protocol, ServiceName, XdpMode};
 
@@ -24,6 +24,7 @@ pub(super) struct Node {
     pub interfaces: Option<At<Vec<At<String>>>>,
     pub vip_interface: Option<At<String>>,
     pub xdp: Option<At<XdpMode>>,
+    pub tunnel_source: Option<At<Vec<At<String>>>>,
 }
 
 pub(super) struct Service {
@@ -32,7 +33,13 @@ pub(super) struct Service {
     pub vip: Option<At<IpAddr>>,
     pub protocol: Option<At<Protocol>>,
     pub port: Option<At<u16>>,
+    /// Of `mode_word` and `encap`, where they go together.
     pub mode: Option<At<Mode>>,
+    pub mode_word: Option<At<ModeWord>>,
+    pub encap: Option<At<Encap>>,
+    /// Whether `encap` is written at all, right or wrong.
+    pub has_encap: bool,
+    pub gue_port: Option<At<u16>>,
     pub hash: Option<At<HashPolicy>>,
     pub slots: Option<At<u32>>,
     pub backends: Vec<Backend>,
@@ -87,7 +94,7 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, sink: &'t Sink) -> File {
 }
 
 fn node(name: At<String>, table: &Table<'_>, sink: &Sink) -> Node {
-    use schema::node::{INTERFACES, VIP_INTERFACE, XDP};
+    use schema::node::{INTERFACES, TUNNEL_SOURCE, VIP_INTERFACE, XDP};
     let name = NodeName::new(name.value)
         .map_err(|error| {
             sink.push(Diagnostic::error(
@@ -101,18 +108,34 @@ fn node(name: At<String>, table: &Table<'_>, sink: &Sink) -> Node {
         interfaces: table.texts(&INTERFACES),
         vip_interface: table.text(&VIP_INTERFACE),
         xdp: table.word(&XDP),
+        tunnel_source: table.texts(&TUNNEL_SOURCE),
     }
 }
 
 fn service(table: &Table<'_>) -> Service {
-    use schema::service::{BACKEND, CHECK, HASH, MODE, NAME, PORT, PROTOCOL, SLOTS, VIP};
+    use schema::service::{
+        BACKEND, CHECK, ENCAP, GUE_PORT, HASH, MODE, NAME, PORT, PROTOCOL, SLOTS, VIP,
+    };
+    let mode_word: Option<At<ModeWord>> = table.word(&MODE);
+    let encap: Option<At<Encap>> = table.word(&ENCAP);
+    let mode = mode_word.as_ref().and_then(|word| {
+        let value = word.value.with(encap.as_ref().map(|encap| encap.value))?;
+        Some(At {
+            value,
+            span: word.span.clone(),
+        })
+    });
     Service {
         header: table.span.clone(),
         name: table.name(&NAME),
         vip: table.address(&VIP),
         protocol: table.word(&PROTOCOL),
         port: table.number(&PORT),
-        mode: table.word(&MODE),
+        mode,
+        mode_word,
+        encap,
+        has_encap: table.has(&ENCAP),
+        gue_port: table.number(&GUE_PORT),
         hash: table.word(&HASH),
         slots: table.number(&SLOTS),
         backends: table.tables(&BACKEND).iter().map(backend).collect(),

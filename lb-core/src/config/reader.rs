@@ -165,6 +165,11 @@ impl<'t> Table<'t> {
         None
     }
 
+    /// Whether anything stands at `key`, right or wrong.
+    pub fn has(&self, key: &Key) -> bool {
+        self.entries.contains_key(key.name)
+    }
+
     /// The elements that are strings; the others are reported.
     pub fn texts(&self, key: &Key) -> Option<At<Vec<At<String>>>> {
         let (value, span) = self.get(key)?;

@@ -4,6 +4,7 @@ mod among;
 mod capacity;
 mod prime;
 mod service;
+mod tunnel;
 
 use std::collections::BTreeMap;
 
@@ -93,6 +94,7 @@ fn node(written: &file::Node, xdp: Option<&At<XdpMode>>, sink: &Sink) -> Option<
             .as_ref()
             .map_or_else(|| first.clone(), |name| name.value.clone()),
         xdp: written.xdp.as_ref().or(xdp)?.value,
+        tunnel_sources: tunnel::sources(written, sink),
         interfaces,
     })
 }

@@ -1,10 +1,10 @@
 //! Every key of the file, once: the reader takes type, range and default from here, unknown keys are compared
 //! with it, and the reference in `docs/` is printed from it.
 
-use super::words::{CheckType, Word, words};
+use super::words::{CheckType, Encap, ModeWord, Word, words};
 use crate::model::{
-    DEFAULT_HASH_SEED, DEFAULT_SLOTS, HashPolicy, MAX_SLOTS_PER_SERVICE, MAX_WEIGHT, Mode,
-    Protocol, XdpMode,
+    DEFAULT_GUE_PORT, DEFAULT_HASH_SEED, DEFAULT_SLOTS, HashPolicy, MAX_SLOTS_PER_SERVICE,
+    MAX_WEIGHT, Protocol, XdpMode,
 };
 
 pub(super) struct Section {
@@ -89,7 +89,12 @@ pub(super) mod root {
 pub(super) static NODE: Section = Section {
     header: "[node.<name>]",
     meaning: "One host of the pair. The name is of letters, digits, `-`, `_` and `.`, at most 64.",
-    keys: &[&node::INTERFACES, &node::VIP_INTERFACE, &node::XDP],
+    keys: &[
+        &node::INTERFACES,
+        &node::VIP_INTERFACE,
+        &node::XDP,
+        &node::TUNNEL_SOURCE,
+    ],
 };
 
 pub(super) mod node {
@@ -116,6 +121,13 @@ pub(super) mod node {
         meaning: "How the program is attached on this node.",
         example: r#""native""#,
     };
+    pub static TUNNEL_SOURCE: Key = Key {
+        name: "tunnel_source",
+        kind: Kind::TextList,
+        absent: Absent::Means("what the host itself sends from"),
+        meaning: "Outer source addresses of `l3-dsr` tunnels, at most one IPv4 and one IPv6. An IPv4 prefix of 17 to 31 bits lets `ipip` spread flows over its addresses, for receivers that choose a queue by addresses alone.",
+        example: r#"["10.0.0.16/28", "fd00::10"]"#,
+    };
 }
 
 pub(super) static SERVICE: Section = Section {
@@ -127,6 +139,8 @@ pub(super) static SERVICE: Section = Section {
         &service::PROTOCOL,
         &service::PORT,
         &service::MODE,
+        &service::ENCAP,
+        &service::GUE_PORT,
         &service::HASH,
         &service::SLOTS,
         &service::BACKEND,
@@ -170,10 +184,27 @@ pub(super) mod service {
     };
     pub static MODE: Key = Key {
         name: "mode",
-        kind: Kind::Word(words::<Mode>),
+        kind: Kind::Word(words::<ModeWord>),
         absent: Absent::Refused,
-        meaning: "How packets reach a backend. `nat`: destination rewritten, replies return through the load balancer, which must be the backends' gateway. `l2-dsr`: only the destination MAC rewritten; backends are in the same segment, hold the VIP and answer clients directly.",
+        meaning: "How packets reach a backend. `nat`: destination rewritten, replies return through the load balancer, which must be the backends' gateway. `l2-dsr`: only the destination MAC rewritten; backends are in the same segment, hold the VIP and answer clients directly. `l3-dsr`: sent to the backend's address, wherever it is, as `encap` says; backends hold the VIP and answer clients directly.",
         example: r#""nat""#,
+    };
+    pub static ENCAP: Key = Key {
+        name: "encap",
+        kind: Kind::Word(words::<Encap>),
+        absent: Absent::Means("none; `l3-dsr` needs it"),
+        meaning: "How `l3-dsr` takes a packet to a backend, of either address family. `ipip`: in an IP packet, the smallest. `gre`: behind a GRE header. `gue`: behind UDP (GUE variant 1), which routers and receivers spread best.",
+        example: r#""ipip""#,
+    };
+    pub static GUE_PORT: Key = Key {
+        name: "gue_port",
+        kind: Kind::Number {
+            min: 1,
+            max: 65_535,
+        },
+        absent: Absent::Number(DEFAULT_GUE_PORT as i64),
+        meaning: "UDP port that the backends take `gue` on.",
+        example: "6080",
     };
     pub static HASH: Key = Key {
         name: "hash",
@@ -223,7 +254,7 @@ pub(super) mod backend {
         name: "address",
         kind: Kind::Address,
         absent: Absent::Refused,
-        meaning: "IP address of the server, of the same family as the VIP.",
+        meaning: "IP address of the server, of the same family as the VIP unless `mode` is `l3-dsr` with a tunnel.",
         example: r#""10.0.0.11""#,
     };
     pub static PORT: Key = Key {
@@ -233,7 +264,7 @@ pub(super) mod backend {
             max: 65_535,
         },
         absent: Absent::Means("`port` of the service"),
-        meaning: "Port that the server listens on. In `l2-dsr` no other than the service's.",
+        meaning: "Port that the server listens on. In `l2-dsr` and `l3-dsr` no other than the service's.",
         example: "8080",
     };
     pub static WEIGHT: Key = Key {

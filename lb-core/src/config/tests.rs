@@ -198,7 +198,7 @@ fn every_mistake_of_a_file_is_reported_in_its_order() {
         [
             "3:1 unknown key `prot` in [[service]] | did you mean `port`?",
             "4:1 unknown key `weight` in [[service]] | belongs in [[service.backend]]",
-            "5:8 `mode` cannot be \"natt\" | did you mean \"nat\"? | `mode` is one of: \"nat\", \"l2-dsr\"",
+            "5:8 `mode` cannot be \"natt\" | did you mean \"nat\"? | `mode` is one of: \"nat\", \"l2-dsr\", \"l3-dsr\"",
             "10:11 `address` is \"x\", which is not an IP address | an IPv4 or IPv6 address, such as \"192.0.2.10\" or \"2001:db8::10\"",
             "11:10 `weight` is text, not a number | a number is expected | write it without quotes: weight = 1",
         ]
@@ -715,5 +715,70 @@ proptest! {
             }
         }
         never_panics(&bytes);
+    }
+}
+
+#[test]
+fn tunnels() {
+    let other_family = "[[service.backend]]\naddress = \"fd00::1\"\n";
+    for (encap, mode) in [("ipip", Mode::Ipip), ("gre", Mode::Gre), ("gue", Mode::Gue)] {
+        let text = with_service(
+            &format!("mode = \"l3-dsr\"\nencap = \"{encap}\""),
+            other_family,
+        );
+        let service = model(&text).services.remove(0);
+        assert_eq!((service.mode, service.gue_port), (mode, 6080));
+        assert_eq!(service.mode.words(), ("l3-dsr", Some(encap)));
+    }
+    one_error(
+        &with_service("mode = \"l3-dsr\"", ""),
+        "3:8 `l3-dsr` says not how | add `encap` | encap = \"ipip\", \"gre\" or \"gue\"",
+    );
+    one_error(
+        &with_service("encap = \"ipip\"\nmode = \"nat\"", ""),
+        "3:9 `encap` belongs to `l3-dsr` alone | remove it",
+    );
+    one_error(
+        &with_service("mode = \"l3-dsr\"\nencap = \"ipipe\"", ""),
+        "4:9 `encap` cannot be \"ipipe\" | did you mean \"ipip\"? | `encap` is one of: \"ipip\", \"gre\", \"gue\"",
+    );
+}
+
+#[test]
+fn tunnel_sources() {
+    let node =
+        |sources: &str| format!("[node.n]\ninterfaces = [\"eth0\"]\ntunnel_source = [{sources}]\n");
+    let sources = |text: &str| {
+        let model = model(&node(text));
+        model.node("n").expect("it is there").tunnel_sources
+    };
+    let both = sources("\"10.0.0.17/28\", \"fd00::1\"");
+    let (v4, v6): (IpAddr, IpAddr) = (
+        "10.0.0.16".parse().expect("one"),
+        "fd00::1".parse().expect("one"),
+    );
+    assert_eq!((both.towards(v4, None), both.entropy_bits()), (Some(v4), 4));
+    assert_eq!(both.towards(v6, Some(v4)), Some(v6));
+    let none = sources("");
+    assert_eq!(
+        (none.towards(v4, Some(v6)), none.towards(v4, Some(v4))),
+        (None, Some(v4))
+    );
+    assert_eq!(sources("\"10.0.0.1\"").entropy_bits(), 0);
+    for (text, expected) in [
+        (
+            "\"10.0.0.1/16\"",
+            "3:18 the prefix length is \"16\", not 17 to 32 | a prefix of a few addresses, such as \"10.0.0.16/28\"",
+        ),
+        (
+            "\"fd00::1/64\"",
+            "3:18 an IPv6 source has no prefix | write \"fd00::1\" | over IPv6 the flow label carries the entropy",
+        ),
+        (
+            "\"10.0.0.1\", \"10.0.0.2\"",
+            "3:30 a second `tunnel_source` of this family | remove one",
+        ),
+    ] {
+        one_error(&node(text), expected);
     }
 }

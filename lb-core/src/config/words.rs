@@ -11,8 +11,46 @@ pub(super) fn words<W: Word>() -> Vec<&'static str> {
     W::WORDS.iter().map(|(word, _)| *word).collect()
 }
 
-impl Word for Mode {
-    const WORDS: &'static [(&'static str, Self)] = &[("nat", Self::Nat), ("l2-dsr", Self::L2Dsr)];
+/// [`crate::model::Mode`] as the file writes it: `l3-dsr` says by `encap` what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ModeWord {
+    Nat,
+    L2Dsr,
+    L3Dsr,
+}
+
+impl Word for ModeWord {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("nat", Self::Nat),
+        ("l2-dsr", Self::L2Dsr),
+        ("l3-dsr", Self::L3Dsr),
+    ];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encap {
+    Ipip,
+    Gre,
+    Gue,
+}
+
+impl Word for Encap {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("ipip", Self::Ipip), ("gre", Self::Gre), ("gue", Self::Gue)];
+}
+
+impl ModeWord {
+    /// `None` if the two do not go together.
+    pub fn with(self, encap: Option<Encap>) -> Option<Mode> {
+        match (self, encap) {
+            (Self::Nat, None) => Some(Mode::Nat),
+            (Self::L2Dsr, None) => Some(Mode::L2Dsr),
+            (Self::L3Dsr, Some(Encap::Ipip)) => Some(Mode::Ipip),
+            (Self::L3Dsr, Some(Encap::Gre)) => Some(Mode::Gre),
+            (Self::L3Dsr, Some(Encap::Gue)) => Some(Mode::Gue),
+            (Self::Nat | Self::L2Dsr, Some(_)) | (Self::L3Dsr, None) => None,
+        }
+    }
 }
 
 impl Word for Protocol {

@@ -32,6 +32,10 @@ pub struct Wanted {
     pub seed: u64,
     /// A prime.
     pub slot_count: u32,
+    /// UDP port of [`Mode::Gue`].
+    pub gue_port: u16,
+    /// Low bits of an IPv4 tunnel source that carry flow entropy.
+    pub source_bits: u8,
     pub backends: Vec<WantedBackend>,
 }
 
@@ -45,6 +49,8 @@ pub struct WantedBackend {
     /// Recorded for the daemon that adopts the tables.
     pub up: bool,
     pub next_hop: NextHop,
+    /// Outer source of a tunnel to it; all zeros while it is not known.
+    pub tunnel_source: Address,
 }
 
 /// Why a service cannot be placed. Nothing has changed then.
@@ -101,6 +107,7 @@ struct Placed {
 struct PlacedBackend {
     address: Address,
     next_hop: NextHop,
+    tunnel_source: Address,
     state: BackendState,
 }
 
@@ -396,7 +403,12 @@ impl Layout {
     }
 
     /// Writes that send packets for a backend's address another way.
-    pub fn set_next_hop(&mut self, address: Address, next_hop: NextHop) -> Vec<Write> {
+    pub fn set_next_hop(
+        &mut self,
+        address: Address,
+        next_hop: NextHop,
+        tunnel_source: Address,
+    ) -> Vec<Write> {
         let mut writes = Vec::new();
         for placed in self.services.values_mut() {
             let numbers: Vec<u16> = (1..=placed.numbers.len() as u16)
@@ -408,7 +420,14 @@ impl Layout {
                 .collect();
             for number in numbers {
                 if let Some(old) = placed.backend(number) {
-                    writes.extend(placed.change(number, PlacedBackend { next_hop, ..old }));
+                    writes.extend(placed.change(
+                        number,
+                        PlacedBackend {
+                            next_hop,
+                            tunnel_source,
+                            ..old
+                        },
+                    ));
                 }
             }
         }
@@ -528,11 +547,15 @@ impl Placed {
             up: wanted.up,
         };
         let WantedBackend {
-            address, next_hop, ..
+            address,
+            next_hop,
+            tunnel_source,
+            ..
         } = *wanted;
         self.numbers[usize::from(number) - 1] = Some(PlacedBackend {
             address,
             next_hop,
+            tunnel_source,
             state,
         });
         let record = self.at(number);
@@ -542,6 +565,7 @@ impl Placed {
                 record,
                 address,
                 next_hop,
+                tunnel_source,
                 state,
             },
         ]
@@ -559,6 +583,7 @@ impl Placed {
             number,
             PlacedBackend {
                 next_hop: wanted.next_hop,
+                tunnel_source: wanted.tunnel_source,
                 state,
                 ..old
             },
@@ -568,11 +593,13 @@ impl Placed {
     fn change(&mut self, number: u16, mut new: PlacedBackend) -> Option<Write> {
         let old = self.backend(number)?;
         let record = self.at(number);
-        let write = if new.next_hop != old.next_hop {
+        let moved = new.next_hop != old.next_hop || new.tunnel_source != old.tunnel_source;
+        let write = if moved {
             new.state.next_hop = old.state.next_hop ^ 1;
             Write::NextHop {
                 record,
                 next_hop: new.next_hop,
+                tunnel_source: new.tunnel_source,
                 state: new.state,
             }
         } else if new.state != old.state {
@@ -663,7 +690,9 @@ fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
         backend_count: backends.count,
         mode: wanted.mode as u8,
         hash: wanted.hash as u8,
-        reserved: [0; 14],
+        gue_port: wanted.gue_port,
+        source_bits: wanted.source_bits,
+        ..Service::default()
     }
 }
 
@@ -703,6 +732,7 @@ fn empty_backend(record: u32) -> Write {
         record,
         address: Address::default(),
         next_hop: NextHop::default(),
+        tunnel_source: Address::default(),
         state: BackendState::default(),
     }
 }
@@ -712,6 +742,7 @@ fn placed_backend(record: &Backend) -> Option<PlacedBackend> {
     (record.address != Address::default()).then(|| PlacedBackend {
         address: record.address,
         next_hop: *record.next_hop(state),
+        tunnel_source: record.tunnel_source(state),
         state,
     })
 }

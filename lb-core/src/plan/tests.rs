@@ -24,17 +24,7 @@ const SLOTS: u32 = 251;
 const CLIENT: [u8; 4] = [192, 0, 2, 1];
 
 fn empty_tables() -> HeapTables {
-    let none = Service {
-        key: Key::address_only(Address::default()),
-        seed: 0,
-        slot_base: 0,
-        slot_count: 0,
-        backend_base: 0,
-        backend_count: 0,
-        mode: 0,
-        hash: 0,
-        reserved: [0; 14],
-    };
+    let none = Service::default();
     HeapTables {
         cells: vec![0; CAPACITY.cells as usize],
         services: vec![none; CAPACITY.services as usize],
@@ -54,21 +44,26 @@ fn execute(tables: &mut HeapTables, write: &Write) {
             record,
             address,
             next_hop,
+            tunnel_source,
             state,
         } => {
             tables.backends[*record as usize] = Backend {
                 address: *address,
                 next_hops: [*next_hop; 2],
                 state: state.pack(),
+                tunnel_sources: [*tunnel_source; 2],
+                reserved: [0; 4],
             };
         }
         Write::NextHop {
             record,
             next_hop,
+            tunnel_source,
             state,
         } => {
             let backend = &mut tables.backends[*record as usize];
             backend.next_hops[usize::from(state.next_hop)] = *next_hop;
+            backend.tunnel_sources[usize::from(state.next_hop)] = *tunnel_source;
             backend.state = state.pack();
         }
         Write::State { record, state } => tables.backends[*record as usize].state = state.pack(),
@@ -93,6 +88,7 @@ fn backend(number: u8, weight: u32) -> WantedBackend {
             vlan: 0,
             mtu: 1500,
         },
+        tunnel_source: Address::from_v4([10, 0, 0, 254]),
     }
 }
 
@@ -104,6 +100,8 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> Wanted {
         hash: HashPolicy::L3L4,
         seed: u64::from(number),
         slot_count: SLOTS,
+        gue_port: 6080,
+        source_bits: 0,
         backends,
     }
 }
@@ -193,7 +191,7 @@ proptest! {
                     services.remove(&number);
                     layout.remove(now, &service(number, Mode::Nat, vec![]).key)
                 }
-                Step::NextHop(number) => layout.set_next_hop(Address::from_v4([10, 0, 0, number]), backend(number, 1).next_hop),
+                Step::NextHop(number) => layout.set_next_hop(Address::from_v4([10, 0, 0, number]), backend(number, 1).next_hop, backend(number, 1).tunnel_source),
                 Step::Wait => {
                     now += layout::GRACE;
                     layout.expire(now)

@@ -1,5 +1,7 @@
 //! From a service of the model, and what is known of its backends now, to what the tables should hold.
 
+use core::net::IpAddr;
+
 use lb_common::{
     address::Address,
     hash::mix,
@@ -7,7 +9,7 @@ use lb_common::{
 };
 
 use super::layout::{Wanted, WantedBackend};
-use crate::model::{Backend, HashPolicy, Mode, Service, ServiceKey};
+use crate::model::{Backend, HashPolicy, Mode, Service, ServiceKey, TunnelSources};
 
 /// What is known of a backend at present.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,10 +18,17 @@ pub struct BackendNow {
     pub serves: bool,
     /// All zeros while it is not resolved.
     pub next_hop: NextHop,
+    /// Outer source of a tunnel to it: see [`TunnelSources::towards`](crate::model::TunnelSources::towards).
+    pub tunnel_source: Option<IpAddr>,
 }
 
-/// What the tables should hold for `service`.
-pub fn wanted(service: &Service, hash_seed: u64, now: impl Fn(&Backend) -> BackendNow) -> Wanted {
+/// What the tables of `node` should hold for `service`.
+pub fn wanted(
+    service: &Service,
+    hash_seed: u64,
+    sources: &TunnelSources,
+    now: impl Fn(&Backend) -> BackendNow,
+) -> Wanted {
     let key = Key::from(&service.key());
     Wanted {
         key,
@@ -27,17 +36,24 @@ pub fn wanted(service: &Service, hash_seed: u64, now: impl Fn(&Backend) -> Backe
         hash: service.hash.into(),
         seed: seed(hash_seed, &key),
         slot_count: service.slots,
+        gue_port: service.gue_port,
+        source_bits: sources.entropy_bits(),
         backends: service
             .backends
             .iter()
             .map(|backend| {
-                let BackendNow { serves, next_hop } = now(backend);
+                let BackendNow {
+                    serves,
+                    next_hop,
+                    tunnel_source,
+                } = now(backend);
                 WantedBackend {
                     address: backend.address.into(),
                     port: backend.port,
                     weight: if serves { backend.weight.into() } else { 0 },
                     up: serves,
                     next_hop,
+                    tunnel_source: tunnel_source.map_or(Address::default(), Address::from),
                 }
             })
             .collect(),
@@ -67,6 +83,9 @@ impl From<Mode> for tables::Mode {
         match mode {
             Mode::Nat => Self::Nat,
             Mode::L2Dsr => Self::L2Dsr,
+            Mode::Ipip => Self::Ipip,
+            Mode::Gre => Self::Gre,
+            Mode::Gue => Self::Gue,
         }
     }
 }

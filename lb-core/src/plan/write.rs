@@ -28,12 +28,16 @@ pub enum Write {
         record: u32,
         address: Address,
         next_hop: NextHop,
+        /// Outer source of a tunnel to it; copies as of the next hop.
+        tunnel_source: Address,
         state: BackendState,
     },
     /// The copy that is not valid now, then `state`, which makes it valid.
     NextHop {
         record: u32,
         next_hop: NextHop,
+        /// Outer source of a tunnel to it; copies as of the next hop.
+        tunnel_source: Address,
         state: BackendState,
     },
     /// The part of a backend that changes while packets use it: one store.

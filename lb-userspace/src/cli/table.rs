@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use lb_core::{health, model::Mode};
+use lb_core::health;
 
 use super::output::{bytes, duration, grouped};
 use crate::api::status::{BackendStatus, InterfaceStatus, ReasonStatus, ServiceStatus, Status};
@@ -123,15 +123,11 @@ fn interface(interface: &InterfaceStatus) -> Vec<Cell> {
 }
 
 fn service_line(service: &ServiceStatus) -> Vec<Cell> {
-    let mode = match service.mode {
-        Mode::Nat => "nat",
-        Mode::L2Dsr => "l2-dsr",
-    };
     let vip = SocketAddr::new(service.vip, service.port);
     vec![
         left(&service.name).colour(Colour::Bold),
         left(format!("{vip}/{}", service.protocol)),
-        left(mode),
+        left(service.mode.to_string()),
         left(format!("{} packets", grouped(service.packets))),
         left(bytes(service.bytes)),
     ]

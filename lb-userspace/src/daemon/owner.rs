@@ -7,11 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use lb_common::tables::{Key, NextHop};
+use lb_common::{
+    address::Address,
+    tables::{Key, NextHop},
+};
 use lb_core::{
     config,
     health::State,
-    model::{Capacity, Model, Node, Service, ServiceKey},
+    model::{Capacity, Model, Node, Service, ServiceKey, TunnelSources},
     plan::{self, BackendNow, Layout, PlanError, Write, wanted},
 };
 use tokio::{
@@ -211,12 +214,23 @@ impl Owner {
 
     /// What the tables should hold of a service, by what is known now.
     fn wanted(&self, service: &Service) -> plan::Wanted {
-        wanted(service, self.model.dataplane.hash_seed, |backend| {
+        let sources = self.tunnel_sources();
+        let seed = self.model.dataplane.hash_seed;
+        wanted(service, seed, &sources, |backend| {
+            let host = self.next_hops.get(&backend.address);
+            let host = host.and_then(|known| known.next_hop?.source);
             BackendNow {
+                tunnel_source: sources.towards(backend.address, host),
                 serves: self.checks.state(&(service.key(), backend.key())).serves(),
                 next_hop: self.next_hop(backend.address),
             }
         })
+    }
+
+    fn tunnel_sources(&self) -> TunnelSources {
+        self.node()
+            .map(|node| node.tunnel_sources)
+            .unwrap_or_default()
     }
 
     fn next_hop(&self, address: IpAddr) -> NextHop {
@@ -281,6 +295,7 @@ impl Owner {
 
     fn take_next_hop(&mut self, changed: NextHopChanged) {
         let address = changed.address;
+        let source = changed.next_hop.and_then(|next_hop| next_hop.source);
         let next_hop = changed.next_hop.map(table_next_hop).unwrap_or_default();
         if self.next_hop(address) != next_hop {
             match changed.next_hop {
@@ -289,7 +304,9 @@ impl Owner {
             }
         }
         self.next_hops.insert(address, changed);
-        let writes = self.layout.set_next_hop(address.into(), next_hop);
+        let source = self.tunnel_sources().towards(address, source);
+        let source = source.map_or(Address::default(), Address::from);
+        let writes = self.layout.set_next_hop(address.into(), next_hop, source);
         self.write(&writes);
     }
 

@@ -243,6 +243,7 @@ fn load(
     let settings = Settings {
         index_mask: capacity.cells - 1,
         backends: capacity.backends,
+        ..Settings::DEFAULT
     };
     let mut loader = EbpfLoader::new();
     loader.override_global("SETTINGS", settings.as_bytes(), true);

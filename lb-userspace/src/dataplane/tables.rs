@@ -8,6 +8,7 @@ use std::{
 };
 
 use lb_common::{
+    address::Address,
     index::Entry,
     reason::Reason,
     tables::{
@@ -239,6 +240,7 @@ impl MappedTables {
                 record,
                 address,
                 next_hop,
+                tunnel_source,
                 state,
             } => self.backends.write(
                 *record,
@@ -246,14 +248,17 @@ impl MappedTables {
                     address: *address,
                     next_hops: [*next_hop; 2],
                     state: state.pack(),
+                    tunnel_sources: [*tunnel_source; 2],
+                    reserved: [0; 4],
                 },
             ),
             Write::NextHop {
                 record,
                 next_hop,
+                tunnel_source,
                 state,
             } => {
-                self.write_next_hop(*record, state.next_hop, *next_hop);
+                self.write_next_hop(*record, state.next_hop, *next_hop, *tunnel_source);
                 self.publish_state(*record, *state)
             }
             Write::State { record, state } => self.publish_state(*record, *state),
@@ -272,12 +277,14 @@ impl MappedTables {
         debug_assert!(written, "checked before: {write:?}");
     }
 
-    fn write_next_hop(&mut self, record: u32, copy: u8, next_hop: NextHop) {
+    fn write_next_hop(&mut self, record: u32, copy: u8, next_hop: NextHop, source: Address) {
         if let Some(backend) = self.backends.pointer(record) {
             // SAFETY: inside an element of the mapping; this copy is not valid now, so no packet depends on it.
             unsafe {
                 let copies = (&raw mut (*backend).next_hops).cast::<NextHop>();
                 copies.add(usize::from(copy & 1)).write_volatile(next_hop);
+                let copies = (&raw mut (*backend).tunnel_sources).cast::<Address>();
+                copies.add(usize::from(copy & 1)).write_volatile(source);
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::{
         file,
         reader::At,
         schema::check::TIMEOUT_MS_DEFAULT,
-        words::CheckType,
+        words::{CheckType, ModeWord},
     },
     model::{
         Backend, BackendKey, Check, CheckKind, MAX_BACKENDS_PER_SERVICE, MAX_SLOTS_PER_SERVICE,
@@ -27,6 +27,7 @@ pub(super) fn check(
         Some(slots) => prime::check(slots, sink),
         None => slots_default,
     };
+    encap(&written, sink);
     families(&written, sink);
     ports(&written, sink);
     duplicates(&written, sink);
@@ -53,7 +54,28 @@ pub(super) fn check(
         slots: slots?,
         backends: backends?,
         check,
+        gue_port: written.gue_port?.value,
     })
+}
+
+/// `encap` belongs to `l3-dsr`, and the other way round.
+fn encap(service: &file::Service, sink: &Sink) {
+    let Some(mode) = &service.mode_word else {
+        return;
+    };
+    match (&service.encap, mode.value == ModeWord::L3Dsr) {
+        (None, true) if !service.has_encap => sink.push(
+            Diagnostic::error(mode.span.clone(), "`l3-dsr` says not how")
+                .label("add `encap`")
+                .help("encap = \"ipip\", \"gre\" or \"gue\""),
+        ),
+        (Some(encap), false) => sink.push(
+            Diagnostic::error(encap.span.clone(), "`encap` belongs to `l3-dsr` alone")
+                .label("remove it")
+                .related(mode.span.clone(), "the mode"),
+        ),
+        _ => {}
+    }
 }
 
 fn backend(written: file::Backend, service_port: u16) -> Option<Backend> {
@@ -67,6 +89,13 @@ fn backend(written: file::Backend, service_port: u16) -> Option<Backend> {
 
 fn families(service: &file::Service, sink: &Sink) {
     let Some(vip) = &service.vip else { return };
+    if service
+        .mode_word
+        .as_ref()
+        .is_none_or(|mode| mode.value == ModeWord::L3Dsr)
+    {
+        return;
+    }
     let family = |ipv4| if ipv4 { "IPv4" } else { "IPv6" };
     for address in service.backends.iter().filter_map(|b| b.address.as_ref()) {
         if address.value.is_ipv4() != vip.value.is_ipv4() {
