@@ -958,6 +958,7 @@ fn interfaces_come_and_go() {
             ..state
         };
         let write = Write::NextHop {
+            tunnel_source: Address::default(),
             record: DSR_RECORD,
             next_hop: out,
             state,

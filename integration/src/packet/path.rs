@@ -96,17 +96,7 @@ pub fn on_host<T: Tables>(tables: &T, frame: &[u8], ingress: u32) -> Outcome {
 
 /// Tables on the heap of a capacity, all empty.
 pub fn heap(capacity: Capacity) -> HeapTables {
-    let none = Service {
-        key: Key::address_only(Default::default()),
-        seed: 0,
-        slot_base: 0,
-        slot_count: 0,
-        backend_base: 0,
-        backend_count: 0,
-        mode: 0,
-        hash: 0,
-        reserved: [0; 14],
-    };
+    let none = Service::default();
     HeapTables {
         cells: vec![0; capacity.cells as usize],
         services: vec![none; capacity.services as usize],
@@ -128,21 +118,26 @@ pub fn write(tables: &mut HeapTables, writes: &[Write]) {
                 record,
                 address,
                 next_hop,
+                tunnel_source,
                 state,
             } => {
                 tables.backends[*record as usize] = Backend {
                     address: *address,
                     next_hops: [*next_hop; 2],
                     state: state.pack(),
+                    tunnel_sources: [*tunnel_source; 2],
+                    reserved: [0; 4],
                 };
             }
             Write::NextHop {
                 record,
                 next_hop,
+                tunnel_source,
                 state,
             } => {
                 let backend = &mut tables.backends[*record as usize];
                 backend.next_hops[usize::from(state.next_hop)] = *next_hop;
+                backend.tunnel_sources[usize::from(state.next_hop)] = *tunnel_source;
                 backend.state = state.pack();
             }
             Write::State { record, state } => {

@@ -16,7 +16,7 @@ use std::{
 use lb_common::tables::{NextHop, Route};
 use lb_core::{
     config,
-    model::{Mode, Model, Protocol, Service},
+    model::{Mode, Model, Protocol, Service, TunnelSources},
     plan::{BackendNow, Capacity, Layout, Wanted, Write, wanted},
 };
 
@@ -72,10 +72,19 @@ pub enum Vip {
     TaggedNat = 6,
     /// `l2-dsr`, chosen by the client's address.
     Source = 7,
+    /// `l3-dsr`, one backend of each family.
+    Ipip = 8,
+    /// As `Ipip`.
+    Gre = 9,
+    /// As `Ipip`, to a VLAN.
+    Gue = 10,
 }
 
 impl Vip {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
+        Self::Ipip,
+        Self::Gre,
+        Self::Gue,
         Self::Dsr,
         Self::Nat,
         Self::Empty,
@@ -93,6 +102,9 @@ impl Vip {
         match self {
             Self::Dsr | Self::TaggedDsr | Self::Source => Mode::L2Dsr,
             Self::Nat | Self::Empty | Self::Unresolved | Self::TaggedNat => Mode::Nat,
+            Self::Ipip => Mode::Ipip,
+            Self::Gre => Mode::Gre,
+            Self::Gue => Mode::Gue,
         }
     }
 
@@ -107,13 +119,26 @@ impl Vip {
             Self::TaggedDsr => &[(51, 1), (52, 1)],
             Self::TaggedNat => &[(61, 1), (62, 1)],
             Self::Source => &[(71, 1), (72, 1), (73, 1)],
+            Self::Ipip => &[(81, 1), (82, 1)],
+            Self::Gre => &[(83, 1), (84, 1)],
+            Self::Gue => &[(63, 1), (64, 1)],
         }
+    }
+
+    /// Address of one of its backends. Those of a tunnel with an even number are of the other family.
+    pub fn backend(self, family: Family, number: u8) -> IpAddr {
+        let family = match family {
+            Family::V4 if self.mode().is_tunnel() && number.is_multiple_of(2) => Family::V6,
+            Family::V6 if self.mode().is_tunnel() && number.is_multiple_of(2) => Family::V4,
+            family => family,
+        };
+        address(family, 2, number)
     }
 
     /// Where its backends stand: VLAN id, 0 for none.
     pub fn vlan(self) -> u16 {
         match self {
-            Self::TaggedDsr | Self::TaggedNat => VLAN,
+            Self::TaggedDsr | Self::TaggedNat | Self::Gue => VLAN,
             _ => 0,
         }
     }
@@ -234,18 +259,33 @@ pub fn next_hop(backend: IpAddr) -> NextHop {
     }
 }
 
+/// What the balancer sends from towards a backend.
+pub fn tunnel_source(backend: IpAddr) -> IpAddr {
+    let family = if backend.is_ipv4() {
+        Family::V4
+    } else {
+        Family::V6
+    };
+    address(family, 2, 250)
+}
+
 /// The services, as an operator would write them.
 pub fn model() -> Model {
     let mut text = "[node.lb1]\ninterfaces = [\"front\", \"back\"]\n".to_owned();
     for (family, protocol) in KINDS {
         for vip in Vip::ALL {
             let protocol = if protocol == TCP { "tcp" } else { "udp" };
-            let (mode, port) = match vip.mode() {
-                Mode::Nat => ("nat", BACKEND_PORT),
-                Mode::L2Dsr => ("l2-dsr", PORT),
+            let port = if vip.mode() == Mode::Nat {
+                BACKEND_PORT
+            } else {
+                PORT
+            };
+            let mode = match vip.mode().words() {
+                (mode, None) => format!("\"{mode}\""),
+                (mode, Some(encap)) => format!("\"{mode}\"\nencap = \"{encap}\""),
             };
             let backends = vip.backends().iter().map(|(number, weight)| {
-                let address = address(family, 2, *number);
+                let address = vip.backend(family, *number);
                 format!("{{ address = \"{address}\", port = {port}, weight = {weight} }}")
             });
             let backends = backends.collect::<Vec<_>>().join(", ");
@@ -258,7 +298,7 @@ pub fn model() -> Model {
             let _ = writeln!(
                 text,
                 "[[service]]\nname = \"{vip:?}-{family:?}-{protocol}\"\nvip = \"{address}\"\nport = {PORT}\nprotocol = \"{protocol}\"\n\
-                 mode = \"{mode}\"\nhash = \"{hash}\"\nslots = 251\nbackend = [{backends}]"
+                 mode = {mode}\nhash = \"{hash}\"\nslots = 251\nbackend = [{backends}]"
             );
         }
     }
@@ -268,9 +308,11 @@ pub fn model() -> Model {
 
 /// What the tables should hold for a service of the model: every backend serves, next hops as they are here.
 pub fn wanted_now(service: &Service) -> Wanted {
-    wanted(service, 0x1234_5678, |backend| BackendNow {
+    let sources = TunnelSources::default();
+    wanted(service, 0x1234_5678, &sources, |backend| BackendNow {
         serves: true,
         next_hop: next_hop(backend.address),
+        tunnel_source: sources.towards(backend.address, Some(tunnel_source(backend.address))),
     })
 }
 

@@ -408,6 +408,7 @@ mod tests {
 
     fn backend(record: u32, ifindex: u32, next_hop: u8) -> Write {
         Write::Backend {
+            tunnel_source: Address::default(),
             record,
             address: Address::from_v4([10, 0, 0, 1]),
             next_hop: hop(ifindex),
@@ -440,7 +441,7 @@ mod tests {
             backend_count: 2,
             mode: 1,
             hash: 0,
-            reserved: [0; 14],
+            ..Service::default()
         }
     }
 
@@ -484,6 +485,7 @@ mod tests {
         let memory = Memory::new();
         let mut tables = memory.map();
         let next_hop = |copy, ifindex| Write::NextHop {
+            tunnel_source: Address::default(),
             record: 1,
             next_hop: hop(ifindex),
             state: state(copy),
@@ -560,6 +562,7 @@ mod tests {
                 },
             },
             Write::NextHop {
+                tunnel_source: Address::default(),
                 record: 8,
                 next_hop: hop(1),
                 state: state(1),
