@@ -15,13 +15,13 @@ use lb_core::model::Mode;
 const MS: Duration = Duration::from_millis(1);
 const MEBIBYTES: usize = 64;
 
-/// A download that takes about six seconds.
+/// A download that takes about eleven seconds.
 fn slow_download(client: &Host) -> JoinHandle<integration::Result<Download>> {
     let (client, url) = (
         client.clone(),
         format!("http://{}/big", stage::vip(false, HTTP)),
     );
-    std::thread::spawn(move || http::download(&client, &url, &["--limit-rate", "10M"]))
+    std::thread::spawn(move || http::download(&client, &url, &["--limit-rate", "6M"]))
 }
 
 #[test]
@@ -147,34 +147,46 @@ fn an_interface_that_goes_and_comes_back_is_used_again() -> Result<()> {
         let lb = stage.balancer()?;
         http::get_many(client, Load::new(stage::vip(false, HTTP), 20))?.all_answered()?;
         stage.lab.reconnect("lb1", "eth0")?;
-        stage
-            .daemon
-            .wait_until("the program on the new interface", 5_000 * MS, |status| {
-                status
-                    .interfaces
-                    .iter()
-                    .all(|interface| interface.xdp == "native")
-            })?;
-        // What the operator's network configuration does.
-        for ipv6 in [false, true] {
-            stage::wait_until("answers", 15_000 * MS, || {
-                let load = Load {
-                    timeout: 300 * MS,
-                    ..Load::new(stage::vip(ipv6, HTTP), 60)
-                };
-                Ok(http::get_many(client, load)?.failures.is_empty())
-            })
-            .with_context(|| {
-                let links = lb
-                    .run("ip", &["addr"])
-                    .map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
-                format!(
-                    "{}\n{}\n{links:?}",
-                    stage.daemon.cli(&["status"]).unwrap_or_default(),
-                    stage.daemon.process.log()
-                )
-            })?;
+        works(&stage)?;
+        // Down and up again, which costs an interface its IPv6 addresses.
+        lb.ip(&["link set eth0 down"])?;
+        std::thread::sleep(200 * MS);
+        lb.ip(&["link set eth0 up"])?;
+        for address in lb.interface("eth0")?.addresses {
+            if address.address.is_ipv6() {
+                lb.ip(&[format!("addr replace {address} dev eth0 nodad")])?;
+            }
         }
+        works(&stage)?;
+    }
+    Ok(())
+}
+
+/// Within some seconds the program runs on every interface, and the VIPs of both families answer.
+fn works(stage: &Stage) -> Result<()> {
+    let (client, lb) = (stage.client()?, stage.balancer()?);
+    let daemon = &stage.daemon;
+    daemon.wait_until("the program on every interface", 5_000 * MS, |status| {
+        let mut interfaces = status.interfaces.iter();
+        interfaces.all(|interface| interface.xdp == "native")
+    })?;
+    for ipv6 in [false, true] {
+        let to = stage::vip(ipv6, HTTP);
+        let answered = || {
+            let load = Load {
+                timeout: 300 * MS,
+                ..Load::new(to, 60)
+            };
+            Ok(http::get_many(client, load)?.failures.is_empty())
+        };
+        stage::wait_until("answers", 15_000 * MS, answered).with_context(|| {
+            let addresses = lb.run("ip", &["addr"]).map(|output| output.stdout);
+            let addresses = addresses.unwrap_or_default();
+            let addresses = String::from_utf8_lossy(&addresses);
+            let status = daemon.cli(&["status"]).unwrap_or_default();
+            format!("{status}\n{}\n{addresses}", daemon.process.log())
+        })?;
+        client.run("ping", &["-c1", "-W2", &to.ip().to_string()])?;
     }
     Ok(())
 }
