@@ -16,7 +16,7 @@ use std::{
 use crate::{
     claim::Claim,
     error::{Error, Result},
-    host::{Cidr, Host, Interface, Role, ip},
+    host::{Cidr, Host, Interface, Role},
     veth, xdp,
 };
 
@@ -348,6 +348,9 @@ fn port_pin(switch: &Host, port: &str) -> PathBuf {
     switch.bpffs().join(port.replace('.', "-"))
 }
 
+/// Name of a host's end while it is still at the switch.
+const NEW: &str = "new0";
+
 fn lay_cable(host: &Host, switch: &Host, interface: &Interface, link: &Link) -> Result<()> {
     let Interface { name, port, .. } = interface;
     let mac = link
@@ -355,18 +358,20 @@ fn lay_cable(host: &Host, switch: &Host, interface: &Interface, link: &Link) -> 
         .as_ref()
         .map(|mac| format!(" address {mac}"))
         .unwrap_or_default();
-    let (mtu, ours, theirs) = (link.mtu, host.namespace(), switch.namespace());
-    ip(
-        None,
-        &[format!(
-            "link add name {name} netns {ours}{mac} mtu {mtu} type veth peer name {port} netns {theirs} mtu {mtu}"
-        )],
-    )?;
-    // In this order: once the port has a program, the kernel refuses to change TSO at the host's end.
-    veth::offloads_off(host, name)?;
+    let mtu = link.mtu;
+    // Both ends begin at the switch: a daemon that waits for the interface in the host finds it complete. Once one end has a
+    // program, the kernel refuses to change TSO at the other.
+    switch.ip(&[format!(
+        "link add name {NEW}{mac} mtu {mtu} type veth peer name {port} mtu {mtu}"
+    )])?;
+    veth::offloads_off(switch, NEW)?;
     xdp::attach(switch, port, &xdp::PASS, &port_pin(switch, port))?;
     veth::offloads_off(switch, port)?;
-    switch.ip(&[format!("link set {port} master br0 up")])?;
+    let ours = host.namespace();
+    switch.ip(&[
+        format!("link set {port} master br0 up"),
+        format!("link set {NEW} netns {ours} name {name}"),
+    ])?;
     let mut commands = vec![format!("link set {name} up")];
     for address in &link.addresses {
         let nodad = if address.address.is_ipv6() {

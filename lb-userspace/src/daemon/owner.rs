@@ -310,30 +310,41 @@ impl Owner {
         self.write(&writes);
     }
 
+    /// Goes by what is there now, not by what the event says: an interface also comes by being renamed, and is made anew
+    /// while its end is still unread.
     async fn link_changed(&mut self, changed: net::links::LinkChanged) {
         let Some(node) = self.node().cloned() else {
             return;
         };
-        let appeared = changed.before.is_none();
-        if let Some(link) = changed
-            .after
-            .or(changed.before)
-            .filter(|link| node.interfaces.contains(&link.name))
-        {
-            if appeared {
-                match self.dataplane.attach_interface(&link.name, node.xdp) {
-                    Ok(_) => info!("interface {} is there", link.name),
-                    Err(error) => error!("interface {}: {error}", link.name),
+        let links = self.watcher.links();
+        let running = self.dataplane.interfaces();
+        let mut came = false;
+        for name in &node.interfaces {
+            let there = links.named(name).map(|link| link.ifindex);
+            let runs = running
+                .iter()
+                .find(|report| report.name == *name)
+                .map(|report| report.ifindex);
+            let went = changed.after.is_none()
+                && changed
+                    .before
+                    .as_ref()
+                    .is_some_and(|link| link.name == *name);
+            if there.is_none() && (runs.is_some() || went) {
+                warn!("interface {name} is gone");
+                if let Err(error) = self.dataplane.detach_interface(name) {
+                    warn!("interface {name}: {error}");
                 }
-                if let Err(error) = self.prepare_host() {
-                    error!("{error:#}");
+            } else if there.is_some() && there != runs {
+                match self.dataplane.attach_interface(name, node.xdp) {
+                    Ok(_) => info!("interface {name} is there"),
+                    Err(error) => error!("interface {name}: {error}"),
                 }
-            } else if self.watcher.links().named(&link.name).is_none() {
-                warn!("interface {} is gone", link.name);
-                if let Err(error) = self.dataplane.detach_interface(&link.name) {
-                    warn!("interface {}: {error}", link.name);
-                }
+                came = true;
             }
+        }
+        if came && let Err(error) = self.prepare_host() {
+            error!("{error:#}");
         }
         self.hold_vips().await;
     }

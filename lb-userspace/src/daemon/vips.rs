@@ -25,12 +25,16 @@ const ANNOUNCE_AT: [Duration; 3] = [
 pub struct Vips {
     interface: String,
     held: BTreeMap<IpAddr, Held>,
+    /// The interface is up and has a carrier: announcements leave it.
+    usable: bool,
 }
 
 struct Held {
     ifindex: u32,
     taken_at: Duration,
     announced: usize,
+    /// The kernel has told that it is on the interface; if it is not there later, somebody has removed it.
+    seen: bool,
     /// The host had it before and keeps it.
     foreign: bool,
     /// Added without a mark on it, by a kernel that knows none.
@@ -42,6 +46,7 @@ impl Vips {
         Self {
             interface,
             held: BTreeMap::new(),
+            usable: false,
         }
     }
 
@@ -84,14 +89,25 @@ impl Vips {
                 );
             }
             self.held.clear();
+            self.usable = false;
             return;
         };
+        let usable = link.up && link.carrier;
+        if usable && !self.usable {
+            // It may be another port of the switch now.
+            for held in self.held.values_mut() {
+                (held.taken_at, held.announced) = (now, 0);
+            }
+        }
+        self.usable = usable;
+        for (&vip, held) in &mut self.held {
+            held.seen |= link.has(vip);
+        }
         for &vip in wanted {
-            if self
-                .held
-                .get(&vip)
-                .is_none_or(|held| held.ifindex != link.ifindex)
-            {
+            let held = self.held.get(&vip);
+            // The kernel itself drops IPv6 addresses when an interface goes down.
+            let lost = |held: &Held| held.ifindex != link.ifindex || (held.seen && !link.has(vip));
+            if held.is_none_or(lost) {
                 self.take(now, netlink, link, vip).await;
             }
         }
@@ -99,7 +115,8 @@ impl Vips {
 
     /// When [`announce`](Self::announce) has something to send.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.held.values().filter_map(Held::next_announcement).min()
+        let held = self.held.values().filter(|_| self.usable);
+        held.filter_map(Held::next_announcement).min()
     }
 
     /// Sends the announcements that are due.
@@ -107,7 +124,9 @@ impl Vips {
         let Some(link) = links.named(&self.interface) else {
             return;
         };
-        let Some(mac) = link.mac else { return };
+        let Some(mac) = link.mac.filter(|_| self.usable) else {
+            return;
+        };
         for (&vip, held) in &mut self.held {
             if held.next_announcement().is_none_or(|at| at > now) {
                 continue;
@@ -150,6 +169,7 @@ impl Vips {
                     ifindex: link.ifindex,
                     taken_at: now,
                     announced: 0,
+                    seen: false,
                     foreign: matches!(added, Added::Foreign { .. }),
                     unmarked: added == Added::Unmarked,
                 };

@@ -36,6 +36,13 @@ pub struct Link {
     pub addresses: BTreeSet<(IpAddr, u8)>,
 }
 
+impl Link {
+    /// Whether the interface has this address, with any prefix length.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|(own, _)| *own == address)
+    }
+}
+
 /// What makes an interface a VLAN device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vlan {
