@@ -44,6 +44,9 @@ pub trait Layout {
     const WAYS: usize;
     /// Words of an entry; a power of two, so that entries do not straddle cache lines.
     const STRIDE: usize;
+    /// Times that a writer looks again at another who is about to publish the same flow. Filling an entry takes a few dozen
+    /// nanoseconds, a look a few.
+    const PATIENCE: usize = 64;
 }
 
 /// Words before the key.

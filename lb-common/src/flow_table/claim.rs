@@ -2,8 +2,6 @@
 
 use super::{Block, Control, Flow, KEY, Layout, Memory, Table, VALUE, Value, Words, tag};
 
-/// Looks at rivals that are about to publish, at most. Filling an entry takes a few dozen nanoseconds, a look a few.
-const PATIENCE: usize = 64;
 /// Attempts to claim an entry before other writers.
 const ATTEMPTS: usize = 4;
 
@@ -138,7 +136,7 @@ impl<L: Layout, M: Memory> Table<L, M> {
         let tag = tag(hash);
         let mut step = 0;
         let mut given_up = false;
-        for _ in 0..L::WAYS + PATIENCE {
+        for _ in 0..L::WAYS + L::PATIENCE {
             if step >= L::WAYS {
                 break;
             }
