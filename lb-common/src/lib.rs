@@ -12,6 +12,9 @@ extern crate std;
 
 pub mod address;
 pub mod checksum;
+pub mod consistency;
+pub mod flow_state;
+pub mod flow_table;
 pub mod forward;
 pub mod frame;
 pub mod hash;
@@ -24,6 +27,8 @@ pub mod link;
 pub mod parse;
 pub mod reason;
 pub mod rewrite;
+pub mod snat;
 pub mod tables;
 pub mod tunnel;
+pub mod tracking;
 pub mod wire;

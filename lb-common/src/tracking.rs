@@ -1,0 +1,144 @@
+//! The records of flows as one packet uses them: established flows in one table, half-open ones in another, so that a flood of
+//! connection requests can displace only its own kind.
+
+use crate::{
+    consistency::{Outcome, Recorded, Records},
+    flow_state::{Kind, State},
+    flow_table::{Flags, Flow, Insert, Layout, Memory, Table, Ticks, Value, WhenFull},
+};
+
+/// The two tables of one address family.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracker<L, M> {
+    pub flows: Table<L, M>,
+    pub half_open: Table<L, M>,
+}
+
+/// A flow in one of the two.
+pub struct Tracked<'a, L: Layout, M: Memory + 'a> {
+    pub flow: Flow<'a, L, M>,
+    pub half_open: bool,
+}
+
+impl<L: Layout<Extra = [u64; 0]>, M: Memory> Tracker<L, M> {
+    #[inline(always)]
+    pub fn find(&self, key: &L::Key) -> Option<Tracked<'_, L, M>> {
+        let established = |flow| Tracked {
+            flow,
+            half_open: false,
+        };
+        if let Some(flow) = self.flows.lookup(key) {
+            return Some(established(flow));
+        }
+        if let Some(flow) = self.half_open.lookup(key) {
+            return Some(Tracked {
+                flow,
+                half_open: true,
+            });
+        }
+        // It may have moved between the two looks, from the table looked at last.
+        self.flows.lookup(key).map(established)
+    }
+}
+
+/// The records, for one packet.
+pub struct PacketRecords<'a, L: Layout, M> {
+    pub tracker: &'a Tracker<L, M>,
+    pub key: L::Key,
+    pub protocol: u8,
+    /// Flags of TCP.
+    pub flags: u8,
+    pub now: Ticks,
+    /// What happens to a half-open flow where there is no room for it. Adaptive tracking has a place for it
+    /// without a record and refuses; full tracking evicts.
+    pub when_full: WhenFull,
+}
+
+impl<'a, L: Layout<Extra = [u64; 0]>, M: Memory> Records for PacketRecords<'a, L, M> {
+    type Found = Tracked<'a, L, M>;
+
+    #[inline(always)]
+    fn find(&self) -> Option<(Recorded, Self::Found)> {
+        let tracked = self.tracker.find(&self.key)?;
+        let recorded = Recorded {
+            backend: tracked.flow.value.backend,
+            over: State::from_number(tracked.flow.value.state).is_over(),
+        };
+        Some((recorded, tracked))
+    }
+
+    #[inline(always)]
+    fn seen(&self, found: Self::Found) {
+        let value = found.flow.value;
+        let state = State::from_number(value.state).next(self.flags);
+        let value = Value {
+            seen: self.now,
+            state: state as u8,
+            ..value
+        };
+        if found.half_open && state as u8 != State::Opening as u8 {
+            self.promote(&found.flow, value);
+        } else {
+            // Failure: another CPU has just written what is as good.
+            let _ = found.flow.update(value);
+        }
+    }
+
+    #[inline(always)]
+    fn record(&self, backend: u16, kind: Kind) -> Outcome {
+        let value = Value {
+            seen: self.now,
+            backend,
+            state: State::first(self.protocol, self.flags) as u8,
+            flags: Flags::default(),
+        };
+        let inserted = if matches!(kind, Kind::Opens) {
+            self.tracker
+                .half_open
+                .insert(&self.key, value, &[], self.when_full)
+        } else {
+            self.tracker
+                .flows
+                .insert(&self.key, value, &[], WhenFull::Refuse)
+        };
+        match inserted {
+            Insert::Inserted(_) => Outcome::Recorded,
+            Insert::Found(_) => Outcome::Exists,
+            Insert::Full => Outcome::Full,
+            Insert::Busy => Outcome::Busy,
+        }
+    }
+
+    #[inline(always)]
+    fn change(&self, found: Self::Found, backend: u16) -> bool {
+        found.flow.update(Value {
+            seen: self.now,
+            backend,
+            state: State::first(self.protocol, self.flags) as u8,
+            ..found.flow.value
+        })
+    }
+}
+
+impl<L: Layout<Extra = [u64; 0]>, M: Memory> PacketRecords<'_, L, M> {
+    /// Moves a flow to the table of the established. There first, so that it is always in one of them.
+    #[inline(always)]
+    fn promote(&self, flow: &Flow<'_, L, M>, value: Value) {
+        let inserted = self
+            .tracker
+            .flows
+            .insert(&self.key, value, &[], WhenFull::Refuse);
+        match inserted {
+            Insert::Inserted(_) | Insert::Found(_) => {
+                flow.remove();
+            }
+            // It stays where it is, and tries again with the next packet.
+            Insert::Full | Insert::Busy => {
+                let _ = flow.update(Value {
+                    state: flow.value.state,
+                    ..value
+                });
+            }
+        }
+    }
+}
