@@ -239,10 +239,13 @@ pub enum Mode {
     /// Only the destination MAC changes; the backend answers the client directly.
     L2Dsr,
     /// `l3-dsr`: in an IP packet to the backend, which answers the client directly.
+    #[serde(rename = "l3-dsr-ipip")]
     Ipip,
     /// `l3-dsr` behind a GRE header.
+    #[serde(rename = "l3-dsr-gre")]
     Gre,
     /// `l3-dsr` behind UDP: Generic UDP Encapsulation, variant 1.
+    #[serde(rename = "l3-dsr-gue")]
     Gue,
 }
 
