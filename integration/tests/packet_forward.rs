@@ -225,3 +225,24 @@ fn a_source_stays_whatever_its_port() {
         }
     });
 }
+
+/// RFC 768: zero stands for "none computed", so a sum that comes out as zero is sent as all ones. Once in 65,536 packets by chance.
+#[test]
+fn a_udp_checksum_that_becomes_zero_is_sent_as_all_ones() {
+    with_world(|dataplane| {
+        for family in [Family::V4, Family::V6] {
+            for vip in [Vip::Nat, Vip::TaggedNat] {
+                let mut packet = request(vip, (family, UDP), Client::Routed);
+                let backend = check(dataplane, &packet, vip, family, FRONT);
+                let ones = |word: &u16| {
+                    packet.payload = word.to_be_bytes().to_vec();
+                    let frame = forwarded(&packet, vip, family, backend).bytes();
+                    frame[frame.len() - 4..frame.len() - 2] == [0xff, 0xff]
+                };
+                let word = (0..=u16::MAX).find(ones).expect("some sum is zero");
+                packet.payload = word.to_be_bytes().to_vec();
+                assert_eq!(check(dataplane, &packet, vip, family, FRONT), backend);
+            }
+        }
+    });
+}

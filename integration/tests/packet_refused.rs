@@ -245,13 +245,19 @@ fn mapped_addresses_do_not_lead_to_the_other_family() {
                     );
                 }
             }
-            let mut packet = world::reply(21, (Family::V4, protocol), Client::Routed);
-            packet.addresses = packet.addresses.map(|address| match address {
+            let reply = |family| world::reply(21, (family, protocol), Client::Routed);
+            let mapped = reply(Family::V4).addresses.map(|address| match address {
                 std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().into(),
                 v6 => v6,
             });
-            let outcome = on_both(dataplane, &packet.bytes(), world::BACK);
-            assert_eq!(outcome.action, Action::Pass, "{:?}", outcome.reason);
+            for destination in [mapped[1], reply(Family::V6).addresses[1]] {
+                let mut packet = reply(Family::V4);
+                packet.addresses = [mapped[0], destination];
+                let frame = packet.bytes();
+                let outcome = on_both(dataplane, &frame, world::BACK);
+                assert_eq!(outcome.action, Action::Pass, "{:?}", outcome.reason);
+                assert_eq!(outcome.frame, frame);
+            }
         }
     });
 }
