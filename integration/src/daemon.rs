@@ -163,6 +163,7 @@ pub const fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Nat => "nat",
         Mode::L2Dsr => "l2-dsr",
+        Mode::Ipip | Mode::Gre | Mode::Gue => "l3-dsr",
     }
 }
 

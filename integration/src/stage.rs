@@ -45,7 +45,8 @@ pub struct Stage {
 /// See [`Lab::new`].
 pub fn lab(name: &str, mode: Mode, segments: Segments) -> Result<Lab> {
     let servers_are = match mode {
-        Mode::L2Dsr => ServersAre::L2Dsr(vec![VIP4, VIP6]),
+        // Who answers directly has the VIP; a server behind a tunnel also has to take the packets out of it.
+        Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue => ServersAre::L2Dsr(vec![VIP4, VIP6]),
         Mode::Nat => ServersAre::BehindBalancer,
     };
     Topology::new(segments).servers_are(servers_are).build(name)
@@ -54,7 +55,7 @@ pub fn lab(name: &str, mode: Mode, segments: Segments) -> Result<Lab> {
 /// The addresses that servers of this mode have beside their own.
 pub const fn extra_addresses(mode: Mode) -> &'static [IpAddr] {
     match mode {
-        Mode::L2Dsr => &[VIP4, VIP6],
+        Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue => &[VIP4, VIP6],
         Mode::Nat => &[],
     }
 }

@@ -28,6 +28,7 @@ use lb_common::{
 };
 use lb_core::{
     config,
+    model::TunnelSources,
     plan::{BackendNow, Capacity, Layout, Wanted, wanted},
 };
 use lb_userspace::dataplane::{Action, Dataplane};
@@ -142,7 +143,8 @@ fn service(weights: &[u16], seed: Option<u64>) -> Wanted {
         .unwrap_or_else(|report| panic!("{report}"))
         .model;
     let seed = seed.unwrap_or(model.dataplane.hash_seed);
-    wanted(&model.services[0], seed, |backend| BackendNow {
+    let sources = TunnelSources::default();
+    wanted(&model.services[0], seed, &sources, |backend| BackendNow {
         serves: true,
         next_hop: NextHop {
             ifindex: BACK,
@@ -151,6 +153,7 @@ fn service(weights: &[u16], seed: Option<u64>) -> Wanted {
             vlan: 0,
             mtu: 1500,
         },
+        tunnel_source: None,
     })
 }
 

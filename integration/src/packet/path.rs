@@ -6,7 +6,7 @@ use lb_common::{
     forward::{Verdict, forward},
     host::{HeapTables, SliceFrame},
     reason::Reason,
-    tables::{Backend, Counter, Key, Route, RouteQuery, Service, Tables},
+    tables::{Backend, Counter, Route, RouteQuery, Service, Tables},
 };
 use lb_core::plan::{Capacity, Write};
 use lb_userspace::dataplane::{Action, Dataplane, Options};
