@@ -130,13 +130,17 @@ pub fn configuration(host: &Host, services: &[Service]) -> String {
             backends,
             check,
         } = service;
-        let mode = mode_name(*mode);
+        let (mode, encap) = mode.words();
         let _ = write!(
             text,
-            "\n[[service]]\nname = \"{name}\"\nvip = \"{}\"\nport = {}\nprotocol = \"{protocol}\"\nmode = \"{mode}\"\nbackend = [\n",
+            "\n[[service]]\nname = \"{name}\"\nvip = \"{}\"\nport = {}\nprotocol = \"{protocol}\"\nmode = \"{mode}\"\n",
             vip.ip(),
             vip.port()
         );
+        if let Some(encap) = encap {
+            let _ = writeln!(text, "encap = \"{encap}\"");
+        }
+        text.push_str("backend = [\n");
         for Backend { address, weight } in backends {
             let _ = writeln!(text, "  {{ address = \"{address}\", weight = {weight} }},");
         }
@@ -156,15 +160,6 @@ pub fn configuration(host: &Host, services: &[Service]) -> String {
         }
     }
     text
-}
-
-/// A mode as the configuration file and the status write it.
-pub const fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Nat => "nat",
-        Mode::L2Dsr => "l2-dsr",
-        Mode::Ipip | Mode::Gre | Mode::Gue => "l3-dsr",
-    }
 }
 
 /// A `futago run` in a host. Dropping it kills it as SIGKILL does: the kernel goes on forwarding until the lab ends.

@@ -44,10 +44,9 @@ pub struct Stage {
 /// # Errors
 /// See [`Lab::new`].
 pub fn lab(name: &str, mode: Mode, segments: Segments) -> Result<Lab> {
-    let servers_are = match mode {
-        // Who answers directly has the VIP; a server behind a tunnel also has to take the packets out of it.
-        Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue => ServersAre::L2Dsr(vec![VIP4, VIP6]),
-        Mode::Nat => ServersAre::BehindBalancer,
+    let servers_are = match extra_addresses(mode) {
+        [] => ServersAre::BehindBalancer,
+        vips => ServersAre::L2Dsr(vips.to_vec()),
     };
     Topology::new(segments).servers_are(servers_are).build(name)
 }
@@ -55,8 +54,8 @@ pub fn lab(name: &str, mode: Mode, segments: Segments) -> Result<Lab> {
 /// The addresses that servers of this mode have beside their own.
 pub const fn extra_addresses(mode: Mode) -> &'static [IpAddr] {
     match mode {
-        Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue => &[VIP4, VIP6],
         Mode::Nat => &[],
+        Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue => &[VIP4, VIP6],
     }
 }
 

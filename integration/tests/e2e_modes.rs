@@ -9,8 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use integration::{
-    Segments,
-    daemon::{self, mode_name},
+    Segments, daemon,
     http::{self, Load},
     probe::Prober,
     stage::{self, ECHO, HTTP, Stage},
@@ -179,7 +178,7 @@ fn status_has_the_promised_fields(stage: &Stage) -> Result<()> {
     assert_eq!(web["vip"], "10.0.1.100");
     assert_eq!(web["port"], 80);
     assert_eq!(web["protocol"], "tcp");
-    assert_eq!(web["mode"], mode_name(stage.mode));
+    assert_eq!(web["mode"], stage.mode.words().0);
     let backends = web["backends"].as_array().context("backends")?;
     assert_eq!(backends.len(), 3);
     for (number, backend) in (21..).zip(backends) {

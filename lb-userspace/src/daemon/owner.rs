@@ -536,6 +536,13 @@ impl Owner {
         self.follow_model();
         self.prepare_host()?;
         self.hold_vips().await;
+        // At once, so that who asked hears of what cannot be written.
+        self.flush(self.now());
+        for (key, error) in &self.errors {
+            reloaded
+                .notes
+                .push(format!("service {key} stays as it is: {error}"));
+        }
         Ok(reloaded)
     }
 
