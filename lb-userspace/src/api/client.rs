@@ -60,7 +60,8 @@ impl Client {
     }
 
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.ask(Method::GET, "/v1/status", None::<()>, TIMEOUT).await
+        self.ask(Method::GET, "/v1/status", None::<()>, TIMEOUT)
+            .await
     }
 
     /// [`ClientError::Refused`] has the mistakes of the file; nothing has changed then.

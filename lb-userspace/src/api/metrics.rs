@@ -285,10 +285,7 @@ mod tests {
                 family.name
             );
             assert!(!family.help.contains(['\n', '\\']), "{}", family.name);
-            assert_eq!(
-                FAMILIES.iter().filter(|f| f.name == family.name).count(),
-                1
-            );
+            assert_eq!(FAMILIES.iter().filter(|f| f.name == family.name).count(), 1);
         }
     }
 

@@ -95,8 +95,8 @@ impl Socket {
             // An error means that the sender is gone; `stopped` lives until the end of this function.
             let _ = changes.wait_for(|stopped| *stopped).await;
         };
-        let server = axum::serve(listener, router(api))
-            .with_graceful_shutdown(wait(stopped.subscribe()));
+        let server =
+            axum::serve(listener, router(api)).with_graceful_shutdown(wait(stopped.subscribe()));
         let too_long = async {
             wait(stopped.subscribe()).await;
             tokio::time::sleep(LAST_ANSWERS).await;
@@ -168,7 +168,11 @@ async fn not_found(uri: Uri) -> Failure {
         .collect();
     Failure(
         StatusCode::NOT_FOUND,
-        format!("there is no {}; there are: {}", uri.path(), routes.join(", ")),
+        format!(
+            "there is no {}; there are: {}",
+            uri.path(),
+            routes.join(", ")
+        ),
     )
 }
 

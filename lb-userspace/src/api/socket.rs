@@ -66,7 +66,10 @@ impl Socket {
             }
         };
 
-        if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(directory) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             DirBuilder::new()
                 .recursive(true)
                 .mode(DIRECTORY_MODE)

@@ -94,14 +94,18 @@ mod tests {
             .into();
         assert_eq!(
             bytes,
-            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "5.0 GiB", "16.0 EiB"]
+            [
+                "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "5.0 GiB", "16.0 EiB"
+            ]
         );
         let durations: Vec<_> = [0, 59, 60, 185, 3600, 86_399, 86_400, 273_600]
             .map(duration)
             .into();
         assert_eq!(
             durations,
-            ["0s", "59s", "1m 0s", "3m 5s", "1h 0m", "23h 59m", "1d 0h", "3d 4h"]
+            [
+                "0s", "59s", "1m 0s", "3m 5s", "1h 0m", "23h 59m", "1d 0h", "3d 4h"
+            ]
         );
         assert_eq!(count(1, "service"), "1 service");
         assert_eq!(count(0, "service"), "0 services");

@@ -61,10 +61,7 @@ mod tests {
 
     #[test]
     fn it_says_what_changed() {
-        assert_eq!(
-            text(&Reloaded::default()),
-            "reloaded: no service changed\n"
-        );
+        assert_eq!(text(&Reloaded::default()), "reloaded: no service changed\n");
         let reloaded = Reloaded {
             added: vec!["dns".to_owned(), "mail".to_owned()],
             changed: vec!["web".to_owned()],
