@@ -132,12 +132,9 @@ impl<L: Layout<Extra = [u64; 0]>, M: Memory> PacketRecords<'_, L, M> {
             Insert::Inserted(_) | Insert::Found(_) => {
                 flow.remove();
             }
-            // It stays where it is, and tries again with the next packet.
+            // It stays where it is, and tries again with the next packet. Its state says how long it may stay.
             Insert::Full | Insert::Busy => {
-                let _ = flow.update(Value {
-                    state: flow.value.state,
-                    ..value
-                });
+                let _ = flow.update(value);
             }
         }
     }

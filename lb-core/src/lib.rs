@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod flows;
 pub mod health;
 pub mod maglev;
 pub mod model;

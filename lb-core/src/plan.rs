@@ -8,6 +8,7 @@ mod layout;
 mod ranges;
 #[cfg(test)]
 mod tests;
+pub mod transition;
 mod wanted;
 pub mod write;
 
