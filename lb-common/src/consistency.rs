@@ -79,7 +79,10 @@ pub enum Decision {
     /// It goes there; nothing is recorded anew.
     Forward(u16),
     /// It goes to `backend`, and the flow is recorded so; if there is no room, it goes to `otherwise`.
-    Record { backend: u16, otherwise: u16 },
+    Record {
+        backend: u16,
+        otherwise: u16,
+    },
     /// It goes there, and the flow's record is changed to say so.
     Change(u16),
     /// Its sender is told that the connection is no more.

@@ -233,7 +233,8 @@ mod tests {
         assert_eq!(after(&client[..1]), State::Opening);
         assert_eq!(after(&client[..2]), State::Established);
         assert_eq!(after(&client), State::Closing);
-        let phase = |c: usize, s: usize| Phase::two_way(after(&client[..c]), Some(after(&server[..s])));
+        let phase =
+            |c: usize, s: usize| Phase::two_way(after(&client[..c]), Some(after(&server[..s])));
         assert_eq!(Phase::two_way(after(&client[..2]), None), Phase::HalfOpen);
         assert_eq!(phase(1, 1), Phase::HalfOpen);
         assert_eq!(phase(2, 1), Phase::Established);

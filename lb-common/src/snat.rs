@@ -149,17 +149,13 @@ pub fn allocate<'a, L: Translating, M: Memory, A: Fn(u32) -> Option<crate::addre
             Insert::Inserted(taken) => taken,
             Insert::Full | Insert::Found(_) | Insert::Busy => continue,
         };
-        let outcome = match table.insert(
-            &key,
-            from_client,
-            &L::extra(&translation),
-            WhenFull::Refuse,
-        ) {
-            Insert::Inserted(entry) => return Allocation::New(entry),
-            Insert::Found(entry) => Allocation::Exists(entry),
-            Insert::Full => Allocation::Full,
-            Insert::Busy => Allocation::Contended,
-        };
+        let outcome =
+            match table.insert(&key, from_client, &L::extra(&translation), WhenFull::Refuse) {
+                Insert::Inserted(entry) => return Allocation::New(entry),
+                Insert::Found(entry) => Allocation::Exists(entry),
+                Insert::Full => Allocation::Full,
+                Insert::Busy => Allocation::Contended,
+            };
         taken.remove();
         return outcome;
     }

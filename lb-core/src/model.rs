@@ -86,6 +86,9 @@ pub struct Node {
     /// Where the VIPs are added and announced; the first of `interfaces` unless the file says otherwise.
     pub vip_interface: String,
     pub xdp: XdpMode,
+    /// Among `interfaces`: where the echo asks, beside a virtual router's own interface.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub echo_interfaces: Vec<String>,
     pub tunnel_sources: TunnelSources,
 }
 
@@ -111,9 +114,6 @@ impl TunnelSources {
     pub fn entropy_bits(&self) -> u8 {
         self.ipv4.map_or(0, |(_, length)| 32 - length)
     }
-    /// Among `interfaces`: where the echo asks, beside a virtual router's own interface.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub echo_interfaces: Vec<String>,
 }
 
 /// How the XDP program is attached.

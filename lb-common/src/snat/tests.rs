@@ -135,8 +135,7 @@ fn a_port_that_is_in_time_wait_is_not_given_out() {
     else {
         panic!("the only port is free");
     };
-    let answer =
-        Nat4::key(&Nat4::translation(entry.extra).answered_by(PROTOCOL_TCP));
+    let answer = Nat4::key(&Nat4::translation(entry.extra).answered_by(PROTOCOL_TCP));
     // The connection is over, the client's entry has gone, the server's waits.
     assert!(entry.remove());
     let second = flow(1, 2);
