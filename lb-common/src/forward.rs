@@ -4,11 +4,13 @@
 //! source → service → rewrite → route → link. Every way out has a [`Reason`] and is counted once.
 
 use crate::{
+    echo,
     frame::Frame,
     hash,
     index::{self, Entry},
     ip::{End, Ip, V4, V6},
     job::{Job, Outcome},
+    lease,
     link::{self, Exit},
     parse::{self, Link, Network, PortPair},
     reason::{Class, Reason},
@@ -16,7 +18,7 @@ use crate::{
     tables::{
         HashPolicy, Key, Mode, NO_BACKEND, Route, RouteQuery, Service, Slot, Tables, features,
     },
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+    wire::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6},
 };
 
 /// What the caller has to do with the frame.
@@ -72,8 +74,29 @@ fn route_frame<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Result<Sent, H
     match link.ethertype {
         ETHERTYPE_IPV4 => route_packet::<V4, F, T>(frame, tables, link),
         ETHERTYPE_IPV6 => route_packet::<V6, F, T>(frame, tables, link),
-        _ => Err(Reason::NotIp),
+        ethertype => beside_ip(frame, tables, link, ethertype),
     }
+}
+
+/// The peer's echo, and ARP for addresses that this node no longer holds; all else is the host's.
+#[inline(always)]
+fn beside_ip<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    link: Link,
+    ethertype: u16,
+) -> Result<Sent, Halt> {
+    if ethertype == echo::ETHERTYPE && echo::respond(frame, tables, link) {
+        return Ok(Sent {
+            reason: Reason::EchoAnswered,
+            exit: Exit::SameInterface,
+            backend: 0,
+        });
+    }
+    if ethertype == ETHERTYPE_ARP && lease::withholds_arp(frame, tables, link) {
+        return Err(Reason::LeaseExpired);
+    }
+    Err(Reason::NotIp)
 }
 
 #[inline(always)]
@@ -245,7 +268,11 @@ fn flow_hash(service: &Service, network: &Network, ports: PortPair) -> u32 {
 
 /// A packet whose ports could not be read.
 #[inline(always)]
-fn without_ports<F: Frame, T: Tables>(_frame: &F, tables: &T, network: &Network) -> Reason {
+fn without_ports<F: Frame, T: Tables>(frame: &F, tables: &T, network: &Network) -> Reason {
+    if network.protocol == PROTOCOL_ICMPV6 && lease::withholds_solicitation(frame, tables, network)
+    {
+        return Reason::LeaseExpired;
+    }
     let reason = unserved(tables, network);
     if reason as u32 != Reason::Unmatched as u32 {
         reason

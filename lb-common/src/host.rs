@@ -4,7 +4,9 @@ use std::{boxed::Box, cell::RefCell, collections::BTreeMap, vec, vec::Vec};
 
 use crate::{
     address::Address,
+    echo::Identity,
     frame::{Frame, view, view_mut},
+    lease::{Held, Lease},
     reason::Reason,
     tables::{Backend, Counter, Route, RouteQuery, Service, Tables},
     wire::Wire,
@@ -79,6 +81,12 @@ pub struct HeapTables {
     pub backend_counters: RefCell<BTreeMap<u32, Counter>>,
     /// By the reason's number.
     pub reason_counters: RefCell<BTreeMap<u32, Counter>>,
+    pub identity: Identity,
+    /// By the router's key.
+    pub leases: BTreeMap<u16, Lease>,
+    /// By place.
+    pub held: BTreeMap<u32, Held>,
+    pub boot_ns: u64,
 }
 
 impl HeapTables {
@@ -130,6 +138,22 @@ impl Tables for HeapTables {
 
     fn count(&self, reason: Reason, bytes: u32) {
         add(&mut self.reason_counters.borrow_mut(), reason as u32, bytes);
+    }
+
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn lease(&self, router: u16) -> Lease {
+        self.leases.get(&router).copied().unwrap_or_default()
+    }
+
+    fn held(&self, position: u32) -> Held {
+        self.held.get(&position).copied().unwrap_or_default()
+    }
+
+    fn boot_ns(&self) -> u64 {
+        self.boot_ns
     }
 }
 

@@ -87,6 +87,10 @@ reasons! {
     TooBig = "too_big", Dropped;
     /// The host has no source address for a tunnel to the backend: set `tunnel_source` of the node.
     NoTunnelSource = "no_tunnel_source", Dropped;
+    /// The peer's question whether this node lives, answered.
+    EchoAnswered = "echo_answered", Forwarded;
+    /// An ARP or ND request for a VIP whose lease has run out, because this node's daemon is gone: the other node answers.
+    LeaseExpired = "lease_expired", Dropped;
 }
 
 #[cfg(test)]

@@ -5,7 +5,16 @@
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::{address::Address, frame::Frame, job::Job, reason::Reason, tunnel, wire::Mac};
+use crate::{
+    address::Address,
+    echo::Identity,
+    frame::Frame,
+    job::Job,
+    lease::{Held, Lease},
+    reason::Reason,
+    tunnel,
+    wire::Mac,
+};
 
 /// Constants of one load of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -339,6 +348,22 @@ pub trait Tables {
         Self: Sized,
     {
         tunnel::encapsulate(frame, self, job).pack()
+    }
+    /// Who this node is in echo frames.
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
+    /// The lease of a virtual router.
+    fn lease(&self, _router: u16) -> Lease {
+        Lease::default()
+    }
+    /// A place in the table of addresses that virtual routers have.
+    fn held(&self, _position: u32) -> Held {
+        Held::default()
+    }
+    /// Time by `CLOCK_BOOTTIME`, which leases are in, in nanoseconds.
+    fn boot_ns(&self) -> u64 {
+        0
     }
 }
 

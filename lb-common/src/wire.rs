@@ -17,6 +17,7 @@ impl<T: FromBytes + IntoBytes + Unaligned + Immutable + KnownLayout> Wire for T 
 pub type Mac = [u8; 6];
 
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_ARP: u16 = 0x0806;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// IEEE 802.1Q customer tag.
 pub const ETHERTYPE_VLAN: u16 = 0x8100;

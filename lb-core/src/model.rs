@@ -5,6 +5,7 @@
 
 mod digest;
 mod name;
+mod virtual_router;
 
 use core::{
     fmt,
@@ -18,18 +19,25 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     digest::Digest,
     name::{NameError, NodeName, ServiceName},
+    virtual_router::{DEFAULT_PRIORITY, Pair, Track, TrackKind, VirtualRouter},
 };
 
 /// Everything that one configuration file says, for both nodes.
 ///
 /// Guaranteed: service names and (VIP, protocol, port) are unique; no backend has a VIP's address; `nat` services
-/// share no backend (address, protocol, port); the whole fits [`Capacity`]. There may be no service at all.
+/// share no backend (address, protocol, port); the whole fits [`Capacity`]; an address belongs to one virtual router at
+/// most, and no two of a family have one VRID. There may be no service at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Model {
     /// In the order of the file.
     pub services: Vec<Service>,
     /// At least one.
     pub nodes: BTreeMap<NodeName, Node>,
+    /// In the order of the file. None: every node holds every VIP.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub virtual_routers: Vec<VirtualRouter>,
+    #[serde(skip_serializing_if = "Pair::is_default")]
+    pub pair: Pair,
     pub dataplane: Dataplane,
 }
 
@@ -46,9 +54,20 @@ impl Model {
         })
     }
 
-    /// Every address that the active node answers for, once, in order.
+    /// Every service's address, once, in order.
     pub fn vips(&self) -> std::collections::BTreeSet<IpAddr> {
         self.services.iter().map(|s| s.vip).collect()
+    }
+
+    /// The VIPs about which no election decides: every node holds them.
+    pub fn unelected_vips(&self) -> std::collections::BTreeSet<IpAddr> {
+        let mut vips = self.vips();
+        for router in &self.virtual_routers {
+            for vip in &router.vips {
+                vips.remove(vip);
+            }
+        }
+        vips
     }
 }
 
@@ -67,6 +86,9 @@ pub struct Node {
     /// Where the VIPs are added and announced; the first of `interfaces` unless the file says otherwise.
     pub vip_interface: String,
     pub xdp: XdpMode,
+    /// Among `interfaces`: where the echo asks, beside a virtual router's own interface.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub echo_interfaces: Vec<String>,
     pub tunnel_sources: TunnelSources,
 }
 

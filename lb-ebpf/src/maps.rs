@@ -7,13 +7,15 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
     },
     btf_maps::{Array, PerCpuArray},
-    helpers::{bpf_fib_lookup as fib_lookup, bpf_get_smp_processor_id},
+    helpers::{bpf_fib_lookup as fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
+    echo::Identity,
     frame::Frame,
     job::Job,
+    lease::{self, Held, Lease},
     reason::Reason,
     tables::{Backend, Counter, NextHop, Route, RouteQuery, Service, Settings, Tables},
 };
@@ -64,6 +66,14 @@ fn hand_over(job: &Job) -> bool {
 pub fn job() -> Option<&'static Job> {
     JOB.get(0)
 }
+
+/// One element: who this node is in echo frames.
+#[btf_map]
+static IDENTITY: Array<Identity, 1, MAPPED> = Array::new();
+#[btf_map]
+static LEASES: Array<Lease, { lease::LEASES as usize }, MAPPED> = Array::new();
+#[btf_map]
+static HELD: Array<Held, { lease::HELD as usize }, MAPPED> = Array::new();
 
 /// The tables during one run of the program.
 pub struct MapTables<'a> {
@@ -146,6 +156,27 @@ impl Tables for MapTables<'_> {
         let outcome = apart::encapsulate(self.context.ctx);
         frame.renew();
         outcome
+    }
+
+    #[inline(always)]
+    fn identity(&self) -> Identity {
+        IDENTITY.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn lease(&self, router: u16) -> Lease {
+        LEASES.get(u32::from(router)).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn held(&self, position: u32) -> Held {
+        HELD.get(position).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn boot_ns(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_boot_ns() }
     }
 }
 

@@ -14,6 +14,7 @@
 mod directory;
 mod error;
 mod interface;
+mod leases;
 mod link;
 mod load;
 mod mapping;
@@ -25,6 +26,7 @@ mod tables;
 pub use directory::{DEFAULT_DIRECTORY, DirectoryError};
 pub use error::OpenError;
 pub use interface::AttachedMode;
+pub use leases::LeaseTable;
 pub use link::{AttachError, InterfaceReport};
 pub use load::{Dataplane, Options};
 pub use maps::{CapacityError, capacity_bytes};

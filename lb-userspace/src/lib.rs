@@ -6,3 +6,4 @@ pub mod daemon;
 pub mod dataplane;
 pub mod net;
 pub mod probe;
+pub mod vrrp;

@@ -628,7 +628,7 @@ fn another_capacity_takes_new_tables_and_replaces_the_program_in_its_link() {
                 MapInfo::from_pin(path).expect("a pinned map").id()
             })
             .collect();
-        assert_eq!(old_maps.len(), 6);
+        assert_eq!(old_maps.len(), 9);
         let link = link_id("lb0");
 
         let capacity = Capacity {
@@ -746,7 +746,7 @@ fn the_hosts_bpffs_is_mounted_if_it_is_missing() {
         run("mount", "-t sysfs sysfs /sys");
         assert!(fs::create_dir("/sys/fs/bpf/futago").is_err());
         let dataplane = Dataplane::open(Options::new(CAPACITY)).expect("opened");
-        assert_eq!(names("/sys/fs/bpf/futago/v1/0").len(), 6);
+        assert_eq!(names("/sys/fs/bpf/futago/v1/0").len(), 9);
         dataplane.detach().expect("detached");
         assert!(!Path::new("/sys/fs/bpf/futago").exists());
     });

@@ -11,11 +11,16 @@ use super::{
     schema::{self, ROOT},
     words::{CheckType, Encap, ModeWord},
 };
-use crate::model::{HashPolicy, Mode, NodeName, Protocol, ServiceName, XdpMode};
+use crate::{
+    model::{HashPolicy, Mode, NodeName, Protocol, ServiceName, XdpMode},
+    vrrp::codec::ChecksumForm,
+};
 
 pub(super) struct File {
     pub nodes: Vec<Node>,
     pub services: Vec<Service>,
+    pub virtual_routers: Vec<VirtualRouter>,
+    pub pair: Option<Pair>,
     pub dataplane: Dataplane,
 }
 
@@ -25,6 +30,44 @@ pub(super) struct Node {
     pub vip_interface: Option<At<String>>,
     pub xdp: Option<At<XdpMode>>,
     pub tunnel_source: Option<At<Vec<At<String>>>>,
+    pub priority: Option<At<u8>>,
+    pub echo_interfaces: Option<At<Vec<At<String>>>>,
+}
+
+pub(super) struct VirtualRouter {
+    pub header: Span,
+    pub id: Option<At<u8>>,
+    pub vips: Option<At<Vec<At<IpAddr>>>>,
+    pub interface: Option<At<String>>,
+    pub version: Option<At<u8>>,
+    pub interval_ms: Option<At<u32>>,
+    pub priority: Option<Vec<(At<String>, At<u8>)>>,
+    pub preempt: Option<At<bool>>,
+    pub preempt_delay_ms: Option<At<u32>>,
+    pub peers: Option<At<Vec<At<IpAddr>>>>,
+    pub checksum: Option<At<ChecksumForm>>,
+    pub auth: Option<At<String>>,
+    pub lease_ms: Option<At<u32>>,
+    pub announce_repeats: Option<At<u8>>,
+    pub announce_gap_ms: Option<At<u32>>,
+    pub announce_refresh_s: Option<At<u32>>,
+    pub sync_group: Option<At<String>>,
+    pub tracks: Vec<Track>,
+}
+
+pub(super) struct Track {
+    pub header: Span,
+    pub interface: Option<At<String>>,
+    pub service: Option<At<String>>,
+    pub min_healthy: Option<At<u16>>,
+    pub file: Option<At<String>>,
+    pub lower: Option<At<u8>>,
+}
+
+pub(super) struct Pair {
+    pub key: Option<At<String>>,
+    pub echo: Option<At<bool>>,
+    pub hook: Option<At<String>>,
 }
 
 pub(super) struct Service {
@@ -89,12 +132,18 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, sink: &'t Sink) -> File {
             .iter()
             .map(service)
             .collect(),
+        virtual_routers: root
+            .tables(&schema::root::VIRTUAL_ROUTER)
+            .iter()
+            .map(virtual_router)
+            .collect(),
+        pair: root.table(&schema::root::PAIR).as_ref().map(pair),
         dataplane,
     }
 }
 
 fn node(name: At<String>, table: &Table<'_>, sink: &Sink) -> Node {
-    use schema::node::{INTERFACES, TUNNEL_SOURCE, VIP_INTERFACE, XDP};
+    use schema::node::{ECHO_INTERFACES, INTERFACES, PRIORITY, TUNNEL_SOURCE, VIP_INTERFACE, XDP};
     let name = NodeName::new(name.value)
         .map_err(|error| {
             sink.push(Diagnostic::error(
@@ -109,6 +158,53 @@ fn node(name: At<String>, table: &Table<'_>, sink: &Sink) -> Node {
         vip_interface: table.text(&VIP_INTERFACE),
         xdp: table.word(&XDP),
         tunnel_source: table.texts(&TUNNEL_SOURCE),
+        priority: table.number(&PRIORITY),
+        echo_interfaces: table.texts(&ECHO_INTERFACES),
+    }
+}
+
+fn virtual_router(table: &Table<'_>) -> VirtualRouter {
+    use schema::virtual_router as key;
+    VirtualRouter {
+        header: table.span.clone(),
+        id: table.number(&key::ID),
+        vips: table.addresses(&key::VIPS),
+        interface: table.text(&key::INTERFACE),
+        version: table.number(&key::VERSION),
+        interval_ms: table.number(&key::INTERVAL_MS),
+        priority: table.numbers_by_name(&key::PRIORITY),
+        preempt: table.flag(&key::PREEMPT),
+        preempt_delay_ms: table.number(&key::PREEMPT_DELAY_MS),
+        peers: table.addresses(&key::PEERS),
+        checksum: table.word(&key::CHECKSUM),
+        auth: table.text(&key::AUTH),
+        lease_ms: table.number(&key::LEASE_MS),
+        announce_repeats: table.number(&key::ANNOUNCE_REPEATS),
+        announce_gap_ms: table.number(&key::ANNOUNCE_GAP_MS),
+        announce_refresh_s: table.number(&key::ANNOUNCE_REFRESH_S),
+        sync_group: table.text(&key::SYNC_GROUP),
+        tracks: table.tables(&key::TRACK).iter().map(track).collect(),
+    }
+}
+
+fn track(table: &Table<'_>) -> Track {
+    use schema::track::{FILE, INTERFACE, LOWER, MIN_HEALTHY, SERVICE};
+    Track {
+        header: table.span.clone(),
+        interface: table.text(&INTERFACE),
+        service: table.text(&SERVICE),
+        min_healthy: table.number(&MIN_HEALTHY),
+        file: table.text(&FILE),
+        lower: table.number(&LOWER),
+    }
+}
+
+fn pair(table: &Table<'_>) -> Pair {
+    use schema::pair::{ECHO, HOOK, KEY};
+    Pair {
+        key: table.text(&KEY),
+        echo: table.flag(&ECHO),
+        hook: table.text(&HOOK),
     }
 }
 

@@ -201,6 +201,87 @@ impl<'t> Table<'t> {
         })
     }
 
+    pub fn flag(&self, key: &Key) -> Option<At<bool>> {
+        match (self.get(key), key.absent) {
+            (None, Absent::Flag(value)) => Some(At {
+                value,
+                span: self.span.clone(),
+            }),
+            (None, _) => None,
+            (Some((value, span)), _) => match value.as_bool() {
+                Some(value) => Some(At { value, span }),
+                None => self.wrong_type(key, value, span),
+            },
+        }
+    }
+
+    /// The elements that are addresses; the others are reported.
+    pub fn addresses(&self, key: &Key) -> Option<At<Vec<At<IpAddr>>>> {
+        let texts = self.texts(key)?;
+        let addresses = texts.value.into_iter().filter_map(|text| {
+            match address::parse(key.name, &text.value, text.span.clone()) {
+                Ok(value) => Some(At {
+                    value,
+                    span: text.span,
+                }),
+                Err(diagnostic) => {
+                    self.sink.push(diagnostic);
+                    None
+                }
+            }
+        });
+        Some(At {
+            value: addresses.collect(),
+            span: texts.span,
+        })
+    }
+
+    /// The entries that are numbers in the key's range, which fits `N`; the others are reported.
+    pub fn numbers_by_name<N: TryFrom<i64>>(&self, key: &Key) -> Option<Vec<(At<String>, At<N>)>> {
+        let Kind::NumbersByName { min, max } = key.kind else {
+            debug_assert!(false, "`{}` is read as numbers by name", key.name);
+            return None;
+        };
+        let (value, span) = self.get(key)?;
+        let Some(table) = value.as_table() else {
+            return self.wrong_type(key, value, span);
+        };
+        let entries = table.iter().filter_map(|(name, value)| {
+            let number = value
+                .get_ref()
+                .as_integer()
+                .and_then(|n| i64::from_str_radix(n.as_str(), n.radix()).ok())
+                .filter(|n| (min..=max).contains(n))
+                .and_then(|n| N::try_from(n).ok());
+            let Some(number) = number else {
+                self.sink.push(
+                    Diagnostic::error(
+                        value.span(),
+                        format!(
+                            "`{}.{}` is no number from {min} to {max}",
+                            key.name,
+                            name.get_ref()
+                        ),
+                    )
+                    .label(format!("a number from {min} to {max}")),
+                );
+                return None;
+            };
+            let name = At {
+                value: name.get_ref().as_ref().to_owned(),
+                span: name.span(),
+            };
+            Some((
+                name,
+                At {
+                    value: number,
+                    span: value.span(),
+                },
+            ))
+        });
+        Some(entries.collect())
+    }
+
     pub fn table(&self, key: &Key) -> Option<Table<'t>> {
         let Kind::Table(section) = key.kind else {
             debug_assert!(false, "`{}` is read as a table", key.name);
@@ -324,7 +405,9 @@ impl<'t> Table<'t> {
         let wanted = match key.kind {
             Kind::Name | Kind::Text | Kind::Address | Kind::Word(_) => "text in quotes",
             Kind::Number { .. } => "a number",
-            Kind::TextList => "a list",
+            Kind::TextList | Kind::AddressList => "a list",
+            Kind::Flag => "true or false",
+            Kind::NumbersByName { .. } => "a table of numbers",
             Kind::Table(_) => "a section",
             Kind::Tables(_) => "a list of sections",
             Kind::NamedTables(_) => "a section with a name",
@@ -333,7 +416,7 @@ impl<'t> Table<'t> {
             (Kind::Number { .. }, Some(text)) if text.parse::<i64>().is_ok() => {
                 format!("write it without quotes: {} = {text}", key.name)
             }
-            (Kind::TextList, Some(text)) => {
+            (Kind::TextList | Kind::AddressList, Some(text)) => {
                 format!("write it in brackets: {} = [{text:?}]", key.name)
             }
             (Kind::Table(_), _) => format!("begin it with {}", key.example),

@@ -47,6 +47,9 @@ fn type_of(key: &Key) -> String {
             .collect::<Vec<_>>()
             .join(", "),
         Kind::TextList => "list of text".to_owned(),
+        Kind::Flag => "`true`, `false`".to_owned(),
+        Kind::AddressList => "list of IP addresses".to_owned(),
+        Kind::NumbersByName { min, max } => format!("number, {min} to {max}, by node"),
         Kind::Table(_) => "section".to_owned(),
         Kind::Tables(_) => "sections".to_owned(),
         Kind::NamedTables(_) => "named sections".to_owned(),
@@ -57,6 +60,7 @@ fn default(key: &Key) -> String {
     match key.absent {
         Absent::Refused => "*required*".to_owned(),
         Absent::Number(number) => number.to_string(),
+        Absent::Flag(value) => value.to_string(),
         Absent::Word(word) => format!("`\"{word}\"`"),
         Absent::Means(meaning) => meaning.to_owned(),
     }

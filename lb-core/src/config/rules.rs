@@ -5,6 +5,7 @@ mod capacity;
 mod prime;
 mod service;
 mod tunnel;
+mod virtual_router;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,8 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
         .and_then(|slots| prime::check(slots, sink));
     let capacity = capacity::check(&file, slots_default, sink);
     among::check(&file.services, sink);
+    let virtual_routers = virtual_router::check(&file, sink);
+    let pair = virtual_router::pair(file.pair.as_ref(), sink);
     let services: Vec<_> = file
         .services
         .into_iter()
@@ -36,6 +39,8 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
     Some(Model {
         services: services.into_iter().collect::<Option<_>>()?,
         nodes: nodes?,
+        virtual_routers: virtual_routers?,
+        pair,
         dataplane: Dataplane {
             hash_seed: file.dataplane.hash_seed?.value,
             capacity: capacity?,
@@ -88,7 +93,26 @@ fn node(written: &file::Node, xdp: Option<&At<XdpMode>>, sink: &Sink) -> Option<
         );
         return None;
     };
+    let echo = written.echo_interfaces.as_ref();
+    let echo_interfaces: Vec<String> = echo.map_or_else(Vec::new, |echo| {
+        for name in echo
+            .value
+            .iter()
+            .filter(|name| !interfaces.contains(&name.value))
+        {
+            sink.push(
+                Diagnostic::error(
+                    name.span.clone(),
+                    format!("`{}` is not among the node's `interfaces`", name.value),
+                )
+                .label("the XDP program answers the echo, so it must be attached there")
+                .related(list.span.clone(), "add it here"),
+            );
+        }
+        echo.value.iter().map(|name| name.value.clone()).collect()
+    });
     Some(Node {
+        echo_interfaces,
         vip_interface: written
             .vip_interface
             .as_ref()

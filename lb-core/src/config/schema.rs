@@ -34,6 +34,13 @@ pub(super) enum Kind {
     },
     Word(fn() -> Vec<&'static str>),
     TextList,
+    Flag,
+    AddressList,
+    /// `{ name = number, … }`
+    NumbersByName {
+        min: i64,
+        max: i64,
+    },
     /// `[section]`
     Table(&'static Section),
     /// `[[section]]`
@@ -48,16 +55,33 @@ pub(super) enum Absent {
     Refused,
     Number(i64),
     Word(&'static str),
+    Flag(bool),
     /// Described; the reader of the section knows it.
     Means(&'static str),
 }
 
-pub(super) static SECTIONS: &[&Section] = &[&ROOT, &NODE, &SERVICE, &BACKEND, &CHECK, &DATAPLANE];
+pub(super) static SECTIONS: &[&Section] = &[
+    &ROOT,
+    &NODE,
+    &SERVICE,
+    &BACKEND,
+    &CHECK,
+    &VIRTUAL_ROUTER,
+    &TRACK,
+    &PAIR,
+    &DATAPLANE,
+];
 
 pub(super) static ROOT: Section = Section {
     header: "the file",
     meaning: "One file, the same on both nodes.",
-    keys: &[&root::NODE, &root::SERVICE, &root::DATAPLANE],
+    keys: &[
+        &root::NODE,
+        &root::SERVICE,
+        &root::VIRTUAL_ROUTER,
+        &root::PAIR,
+        &root::DATAPLANE,
+    ],
 };
 
 pub(super) mod root {
@@ -77,6 +101,20 @@ pub(super) mod root {
         meaning: "The services, in any number and order.",
         example: "[[service]]",
     };
+    pub static VIRTUAL_ROUTER: Key = Key {
+        name: "virtual_router",
+        kind: Kind::Tables(&super::VIRTUAL_ROUTER),
+        absent: Absent::Means("no election: the node holds every VIP"),
+        meaning: "Which node holds the VIPs is decided by VRRP.",
+        example: "[[virtual_router]]",
+    };
+    pub static PAIR: Key = Key {
+        name: "pair",
+        kind: Kind::Table(&super::PAIR),
+        absent: Absent::Means("plain VRRP, without echo"),
+        meaning: "What the nodes have in common to speak with each other.",
+        example: "[pair]",
+    };
     pub static DATAPLANE: Key = Key {
         name: "dataplane",
         kind: Kind::Table(&super::DATAPLANE),
@@ -94,6 +132,8 @@ pub(super) static NODE: Section = Section {
         &node::VIP_INTERFACE,
         &node::XDP,
         &node::TUNNEL_SOURCE,
+        &node::PRIORITY,
+        &node::ECHO_INTERFACES,
     ],
 };
 
@@ -127,6 +167,20 @@ pub(super) mod node {
         absent: Absent::Means("what the host itself sends from"),
         meaning: "Outer source addresses of `l3-dsr` tunnels, at most one IPv4 and one IPv6. An IPv4 prefix of 17 to 31 bits lets `ipip` spread flows over its addresses, for receivers that choose a queue by addresses alone.",
         example: r#"["10.0.0.16/28", "fd00::10"]"#,
+    };
+    pub static PRIORITY: Key = Key {
+        name: "priority",
+        kind: PRIORITY_RANGE,
+        absent: Absent::Number(crate::model::DEFAULT_PRIORITY as i64),
+        meaning: "Priority in every virtual router that does not say: the highest is active.",
+        example: "150",
+    };
+    pub static ECHO_INTERFACES: Key = Key {
+        name: "echo_interfaces",
+        kind: Kind::TextList,
+        absent: Absent::Means("none"),
+        meaning: "Further ways to the other node, beside the virtual router's own interface: the echo asks over each. They must be among `interfaces`.",
+        example: r#"["eth1"]"#,
     };
 }
 
@@ -355,6 +409,259 @@ pub(super) mod check {
         absent: Absent::Means("the backend's port"),
         meaning: "Port that is probed.",
         example: "8081",
+    };
+}
+
+const PRIORITY_RANGE: Kind = Kind::Number { min: 1, max: 255 };
+
+pub(super) static VIRTUAL_ROUTER: Section = Section {
+    header: "[[virtual_router]]",
+    meaning: "VIPs of one address family that move from node to node together, by VRRP.",
+    keys: &[
+        &virtual_router::ID,
+        &virtual_router::VIPS,
+        &virtual_router::INTERFACE,
+        &virtual_router::VERSION,
+        &virtual_router::INTERVAL_MS,
+        &virtual_router::PRIORITY,
+        &virtual_router::PREEMPT,
+        &virtual_router::PREEMPT_DELAY_MS,
+        &virtual_router::PEERS,
+        &virtual_router::CHECKSUM,
+        &virtual_router::AUTH,
+        &virtual_router::LEASE_MS,
+        &virtual_router::ANNOUNCE_REPEATS,
+        &virtual_router::ANNOUNCE_GAP_MS,
+        &virtual_router::ANNOUNCE_REFRESH_S,
+        &virtual_router::SYNC_GROUP,
+        &virtual_router::TRACK,
+    ],
+};
+
+pub(super) mod virtual_router {
+    use super::*;
+    use crate::vrrp::codec::ChecksumForm;
+
+    pub static ID: Key = Key {
+        name: "id",
+        kind: Kind::Number { min: 1, max: 255 },
+        absent: Absent::Refused,
+        meaning: "VRID: the same on all nodes, another than that of every other virtual router on the segment. One for IPv4 and one for IPv6 may be equal.",
+        example: "51",
+    };
+    pub static VIPS: Key = Key {
+        name: "vips",
+        kind: Kind::AddressList,
+        absent: Absent::Means("every VIP that no virtual router names, if they are of one family"),
+        meaning: "The addresses: VIPs of services, and others that the active node is to hold, such as the servers' gateway. All IPv4 or all IPv6. With IPv6, a link-local address that follows from the VRID is put before them, as RFC 9568 wants it.",
+        example: r#"["192.0.2.10", "192.0.2.11"]"#,
+    };
+    pub static INTERFACE: Key = Key {
+        name: "interface",
+        kind: Kind::Text,
+        absent: Absent::Means("`vip_interface` of the node"),
+        meaning: "Interface of the adverts and of the addresses, where it has one name on all nodes.",
+        example: r#""eth0""#,
+    };
+    pub static VERSION: Key = Key {
+        name: "version",
+        kind: Kind::Number { min: 2, max: 3 },
+        absent: Absent::Number(3),
+        meaning: "VRRP version. 2 is for old routers: IPv4, whole seconds.",
+        example: "3",
+    };
+    pub static INTERVAL_MS: Key = Key {
+        name: "interval_ms",
+        kind: Kind::Number {
+            min: 10,
+            max: 40_950,
+        },
+        absent: Absent::Number(1000),
+        meaning: "Milliseconds between adverts, a multiple of 10; a multiple of 1000 in version 2. A dead node is replaced after three to four intervals, with the echo after little more than one.",
+        example: "100",
+    };
+    pub static PRIORITY: Key = Key {
+        name: "priority",
+        kind: Kind::NumbersByName { min: 1, max: 255 },
+        absent: Absent::Means("`priority` of each node"),
+        meaning: "Priority of each node; 255 is for the node that owns the addresses. Two virtual routers with opposite priorities share the load.",
+        example: "{ lb1 = 150, lb2 = 100 }",
+    };
+    pub static PREEMPT: Key = Key {
+        name: "preempt",
+        kind: Kind::Flag,
+        absent: Absent::Flag(true),
+        meaning: "Whether a node of higher priority takes the addresses back when it returns.",
+        example: "false",
+    };
+    pub static PREEMPT_DELAY_MS: Key = Key {
+        name: "preempt_delay_ms",
+        kind: Kind::Number {
+            min: 0,
+            max: 3_600_000,
+        },
+        absent: Absent::Number(0),
+        meaning: "How long the lower priority is heard before it is replaced; three intervals and the skew at the least.",
+        example: "30000",
+    };
+    pub static PEERS: Key = Key {
+        name: "peers",
+        kind: Kind::AddressList,
+        absent: Absent::Means("multicast"),
+        meaning: "Addresses of all nodes, for networks without multicast: adverts are sent to each of them but one's own, and taken from nobody else.",
+        example: r#"["192.0.2.2", "192.0.2.3"]"#,
+    };
+    pub static CHECKSUM: Key = Key {
+        name: "checksum",
+        kind: Kind::Word(words::<ChecksumForm>),
+        absent: Absent::Word(ChecksumForm::WORDS[0].0),
+        meaning: "What the checksum of version 3 over IPv4 covers: `rfc9568` the message alone, `rfc5798` a pseudo-header as well. Both are accepted.",
+        example: r#""rfc5798""#,
+    };
+    pub static AUTH: Key = Key {
+        name: "auth",
+        kind: Kind::Text,
+        absent: Absent::Means("no authentication"),
+        meaning: "Password of version 2, at most 8 characters. No security: it is readable in every advert.",
+        example: r#""secret""#,
+    };
+    pub static LEASE_MS: Key = Key {
+        name: "lease_ms",
+        kind: Kind::Number {
+            min: 40,
+            max: 3_600_000,
+        },
+        absent: Absent::Means("3000, or ten intervals where that is more"),
+        meaning: "How long the XDP program answers for the addresses after the daemon's last sign of life: the time that a restart may take. At least four intervals.",
+        example: "5000",
+    };
+    pub static ANNOUNCE_REPEATS: Key = Key {
+        name: "announce_repeats",
+        kind: Kind::Number { min: 1, max: 100 },
+        absent: Absent::Number(5),
+        meaning: "How often the addresses are announced (gratuitous ARP, unsolicited neighbour advertisement) when a node becomes active.",
+        example: "3",
+    };
+    pub static ANNOUNCE_GAP_MS: Key = Key {
+        name: "announce_gap_ms",
+        kind: Kind::Number {
+            min: 1,
+            max: 60_000,
+        },
+        absent: Absent::Number(200),
+        meaning: "Milliseconds between these announcements.",
+        example: "1000",
+    };
+    pub static ANNOUNCE_REFRESH_S: Key = Key {
+        name: "announce_refresh_s",
+        kind: Kind::Number {
+            min: 0,
+            max: 86_400,
+        },
+        absent: Absent::Number(60),
+        meaning: "Seconds after which they are announced again, for as long as the node is active; 0 is never.",
+        example: "300",
+    };
+    pub static SYNC_GROUP: Key = Key {
+        name: "sync_group",
+        kind: Kind::Text,
+        absent: Absent::Means("moves alone"),
+        meaning: "Virtual routers that name the same group move together; the first one's election decides.",
+        example: r#""both-families""#,
+    };
+    pub static TRACK: Key = Key {
+        name: "track",
+        kind: Kind::Tables(&super::TRACK),
+        absent: Absent::Means("its own interface alone"),
+        meaning: "What else must be well for this node to be active.",
+        example: "[[virtual_router.track]]",
+    };
+}
+
+pub(super) static TRACK: Section = Section {
+    header: "[[virtual_router.track]]",
+    meaning: "One thing to watch: exactly one of `interface`, `service` and `file`.",
+    keys: &[
+        &track::INTERFACE,
+        &track::SERVICE,
+        &track::MIN_HEALTHY,
+        &track::FILE,
+        &track::LOWER,
+    ],
+};
+
+pub(super) mod track {
+    use super::*;
+
+    pub static INTERFACE: Key = Key {
+        name: "interface",
+        kind: Kind::Text,
+        absent: Absent::Means("no interface"),
+        meaning: "An interface that must have a link.",
+        example: r#""eth1""#,
+    };
+    pub static SERVICE: Key = Key {
+        name: "service",
+        kind: Kind::Text,
+        absent: Absent::Means("no service"),
+        meaning: "A service that must have healthy backends.",
+        example: r#""web""#,
+    };
+    pub static MIN_HEALTHY: Key = Key {
+        name: "min_healthy",
+        kind: Kind::Number {
+            min: 1,
+            max: 65_535,
+        },
+        absent: Absent::Number(1),
+        meaning: "How many backends of `service` must be healthy.",
+        example: "2",
+    };
+    pub static FILE: Key = Key {
+        name: "file",
+        kind: Kind::Text,
+        absent: Absent::Means("no file"),
+        meaning: "A file that must exist; others make and remove it. It is looked at twice a second.",
+        example: r#""/run/futago/ok""#,
+    };
+    pub static LOWER: Key = Key {
+        name: "lower",
+        kind: Kind::Number { min: 1, max: 254 },
+        absent: Absent::Means("the node takes no part in the election"),
+        meaning: "Lowers the priority by this much, to 1 at the least, while it is not well.",
+        example: "60",
+    };
+}
+
+pub(super) static PAIR: Section = Section {
+    header: "[pair]",
+    meaning: "What the nodes have in common to speak with each other.",
+    keys: &[&pair::KEY, &pair::ECHO, &pair::HOOK],
+};
+
+pub(super) mod pair {
+    use super::*;
+
+    pub static KEY: Key = Key {
+        name: "key",
+        kind: Kind::Text,
+        absent: Absent::Means("no echo"),
+        meaning: "Shared secret of 16 characters or more, by which the nodes know each other's echo; `openssl rand -base64 24` makes one.",
+        example: r#""Zk3v0mYx1Qe8sWc7uJp2rB5n""#,
+    };
+    pub static ECHO: Key = Key {
+        name: "echo",
+        kind: Kind::Flag,
+        absent: Absent::Means("true with a `key`"),
+        meaning: "Each node asks the other's XDP program whether it is alive: a starved or restarting daemon is not taken for a dead node, and a dead node is found sooner.",
+        example: "true",
+    };
+    pub static HOOK: Key = Key {
+        name: "hook",
+        kind: Kind::Text,
+        absent: Absent::Means("none"),
+        meaning: "Program that is started at each change of a role, with FUTAGO_ROUTER, FUTAGO_FROM, FUTAGO_TO and FUTAGO_REASON in its environment.",
+        example: r#""/usr/local/sbin/on-failover""#,
     };
 }
 

@@ -650,6 +650,13 @@ fn examples_and_defaults_of_the_schema_are_valid() {
                 words().contains(&word.as_str())
             }
             (Kind::TextList, Some(toml::Value::Array(_))) => true,
+            (Kind::Flag, Some(toml::Value::Boolean(_))) => true,
+            (Kind::AddressList, Some(toml::Value::Array(list))) => list
+                .iter()
+                .all(|a| a.as_str().is_some_and(|a| a.parse::<IpAddr>().is_ok())),
+            (Kind::NumbersByName { min, max }, Some(toml::Value::Table(numbers))) => numbers
+                .values()
+                .all(|n| n.as_integer().is_some_and(|n| (min..=max).contains(&n))),
             (Kind::Table(section) | Kind::Tables(section) | Kind::NamedTables(section), _) => {
                 !section.keys.is_empty() && key.example.starts_with('[')
             }

@@ -1,6 +1,9 @@
 //! The words that the file uses for the model's enums. A new variant is offered by adding its row here.
 
-use crate::model::{HashPolicy, Mode, Protocol, XdpMode};
+use crate::{
+    model::{HashPolicy, Mode, Protocol, XdpMode},
+    vrrp::codec::ChecksumForm,
+};
 
 pub(super) trait Word: Copy + Sized + 'static {
     const WORDS: &'static [(&'static str, Self)];
@@ -70,6 +73,13 @@ impl Word for XdpMode {
         ("auto", Self::Auto),
         ("native", Self::Native),
         ("generic", Self::Generic),
+    ];
+}
+
+impl Word for ChecksumForm {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("rfc9568", Self::MessageOnly),
+        ("rfc5798", Self::PseudoHeader),
     ];
 }
 

@@ -461,12 +461,7 @@ impl World {
                 Action::Release => self.hosts[node].holds[router] = false,
                 Action::Lease(write) => {
                     let until_ns = write.until.as_nanos() as u64;
-                    let lease = Lease {
-                        until_ns,
-                        rank: write.rank,
-                        role: write.role as u8,
-                        priority: write.priority,
-                    };
+                    let lease = Lease::new(until_ns, write.rank, write.role, write.priority);
                     self.hosts[node].leases.insert(write.router, lease);
                     return;
                 }

@@ -22,14 +22,14 @@ const HEADER: usize = 8;
 const V2_AUTH: usize = 8;
 const TYPE_ADVERT: u8 = 1;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Version {
     V2,
     V3,
 }
 
 /// What the checksum of a v3 advert over IPv4 covers. Over IPv6 there is only [`PseudoHeader`](Self::PseudoHeader).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum ChecksumForm {
     /// The VRRP message alone (RFC 9568 §5.2.8).
     MessageOnly,

@@ -351,12 +351,7 @@ mod tests {
 
     fn reply(ask: &Ask, role: Role) -> Answer {
         let mut frame = ask.frame;
-        let lease = |_| Lease {
-            until_ns: u64::MAX,
-            rank: RANK,
-            role: role as u8,
-            priority: 200,
-        };
+        let lease = |_| Lease::new(u64::MAX, RANK, role, 200);
         assert!(echo::answer(&mut frame, &KEY, 2, 0, lease));
         Answer::decode(&frame, &KEY).expect("an answer")
     }

@@ -15,6 +15,7 @@ pub mod liveness;
 pub mod node;
 pub mod reject;
 pub mod router;
+pub mod setup;
 pub mod timing;
 pub mod tracking;
 

@@ -136,7 +136,7 @@ impl Vips {
                 vip,
                 mac,
                 arp: ArpForm::default(),
-                router: vip.is_ipv6() && forwards_ipv6(&self.interface),
+                router: vip.is_ipv6() && crate::net::forwards_ipv6(&self.interface),
             };
             if let Err(error) =
                 Announcer::open(held.ifindex).and_then(|announcer| announcer.send(&announcement))
@@ -212,10 +212,4 @@ impl Held {
             .get(self.announced)
             .map(|after| self.taken_at + *after)
     }
-}
-
-/// What the host's own advertisements say of it (RFC 4861 §4.4).
-fn forwards_ipv6(interface: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/forwarding"))
-        .is_ok_and(|value| value.trim() != "0")
 }

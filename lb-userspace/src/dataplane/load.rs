@@ -19,6 +19,7 @@ use zerocopy::IntoBytes;
 use super::{
     directory::{DEFAULT_DIRECTORY, Directory, Generation},
     error::OpenError,
+    leases::LeaseTable,
     link::{AttachError, InterfaceReport, PinnedLink, Program},
     maps::{MapShape, Shapes, possible_cpus},
     tables::{MapDescriptors, MappedTables},
@@ -101,6 +102,17 @@ impl Dataplane {
     /// Whether the tables are those of an earlier process, with its services in them.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// The tables of the election, for their one writer.
+    ///
+    /// # Errors
+    /// If the kernel does not map them.
+    pub fn leases(&self) -> Result<LeaseTable, OpenError> {
+        let shapes = Shapes::new(&self.tables.capacity(), possible_cpus())?;
+        let maps = [shapes.identity, shapes.leases, shapes.held];
+        let [identity, leases, held] = maps.map(|shape| descriptor(&self.ebpf, shape));
+        LeaseTable::new(identity?, leases?, held?).map_err(OpenError::Map)
     }
 
     pub fn tables(&self) -> &MappedTables {

@@ -8,7 +8,11 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64},
 };
 
-use lb_common::tables::{Backend, Service};
+use lb_common::{
+    echo::Identity,
+    lease::{Held, Lease},
+    tables::{Backend, Service},
+};
 
 /// What an element of a mapped array may be.
 ///
@@ -25,6 +29,12 @@ unsafe impl Element for AtomicU64 {}
 unsafe impl Element for Service {}
 // SAFETY: `FromBytes` and `IntoBytes`; the program only reads backends.
 unsafe impl Element for Backend {}
+// SAFETY: `FromBytes` and `IntoBytes`; the program only reads it.
+unsafe impl Element for Identity {}
+// SAFETY: `FromBytes` and `IntoBytes`; the program only reads leases.
+unsafe impl Element for Lease {}
+// SAFETY: `FromBytes` and `IntoBytes`; the program only reads them.
+unsafe impl Element for Held {}
 
 /// The elements of an array map that was made with `BPF_F_MMAPABLE`. This process is their only writer in user space.
 #[derive(Debug)]

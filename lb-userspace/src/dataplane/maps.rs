@@ -1,7 +1,11 @@
 //! Which maps the program has and how large each is for a wanted capacity.
 
 use aya::maps::{MapInfo, MapType};
-use lb_common::tables::{Backend, Counter, Service, Settings};
+use lb_common::{
+    echo::Identity,
+    lease::{self, Held, Lease},
+    tables::{Backend, Counter, Service, Settings},
+};
 use lb_core::plan::write::Capacity;
 
 use super::mapping::page_size;
@@ -45,6 +49,9 @@ pub struct Shapes {
     pub backends: MapShape,
     pub backend_counters: MapShape,
     pub reason_counters: MapShape,
+    pub identity: MapShape,
+    pub leases: MapShape,
+    pub held: MapShape,
 }
 
 impl Shapes {
@@ -83,10 +90,13 @@ impl Shapes {
             backends: shape::<Backend>("BACKENDS", backends),
             backend_counters: shape::<Counter>("BACKEND_COUNTERS", backends * cpus),
             reason_counters: shape::<Counter>("REASON_COUNTERS", Settings::REASONS * cpus),
+            identity: shape::<Identity>("IDENTITY", 1),
+            leases: shape::<Lease>("LEASES", lease::LEASES),
+            held: shape::<Held>("HELD", lease::HELD),
         })
     }
 
-    pub fn all(&self) -> [MapShape; 6] {
+    pub fn all(&self) -> [MapShape; 9] {
         [
             self.index,
             self.services,
@@ -94,6 +104,9 @@ impl Shapes {
             self.backends,
             self.backend_counters,
             self.reason_counters,
+            self.identity,
+            self.leases,
+            self.held,
         ]
     }
 
@@ -177,7 +190,10 @@ mod tests {
             + up(131_074 * 4)
             + up(1024 * 64)
             + up(4 * 1024 * 16)
-            + up(4 * 64 * 16);
+            + up(4 * 64 * 16)
+            + up(24)
+            + up(512 * 24)
+            + up(4096 * 24);
         assert_eq!(shapes.bytes(), expected);
     }
 

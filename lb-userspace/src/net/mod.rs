@@ -14,3 +14,10 @@ pub mod watch;
 
 /// An Ethernet address in transmission order.
 pub type Mac = [u8; 6];
+
+/// Whether the host forwards IPv6 that comes in by an interface, which its neighbour advertisements have to say
+/// (RFC 4861 §4.4).
+pub fn forwards_ipv6(interface: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/forwarding"))
+        .is_ok_and(|value| value.trim() != "0")
+}
