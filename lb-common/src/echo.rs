@@ -402,11 +402,13 @@ mod tests {
 
     #[test]
     fn the_packet_path_sends_the_answer_back_where_the_question_came_from() {
-        let mut tables = HeapTables::default();
-        tables.identity = Identity {
-            key: KEY,
-            node: 2,
-            reserved: [0; 7],
+        let mut tables = HeapTables {
+            identity: Identity {
+                key: KEY,
+                node: 2,
+                reserved: [0; 7],
+            },
+            ..HeapTables::default()
         };
         tables.leases.insert(51, lease(51));
         let mut frame = on_the_wire(2, &question().frame(&KEY));

@@ -42,7 +42,7 @@ struct Random(u64);
 impl Random {
     fn below(&mut self, count: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (u128::from(mix(self.0)) * u128::from(count) >> 64) as u64
+        ((u128::from(mix(self.0)) * u128::from(count)) >> 64) as u64
     }
 
     fn one_in(&mut self, count: u64) -> bool {
@@ -357,8 +357,8 @@ impl World {
         let known = self.clients.get(&client).map(|known| known.state);
         let flags = match (known, self.random.below(12)) {
             (None, _) => SYN,
-            (Some(State::Opening), 0..3) => SYN,
-            (Some(State::Closing | State::Reset), 0..4) => SYN,
+            (Some(State::Opening), 0..=2) => SYN,
+            (Some(State::Closing | State::Reset), 0..=3) => SYN,
             (Some(_), 4) => FIN | ACK,
             (Some(_), 5) if self.random.one_in(3) => RST,
             (Some(_), _) => ACK,

@@ -38,7 +38,7 @@ fn words_keep_what_is_packed_into_them() {
         flags: Flags::FROM_CLIENT,
     };
     assert_eq!(Value::unpack(all.pack()), all);
-    let claimed = Control(u64::MAX & 0xffff_fffc).claim(7);
+    let claimed = Control(0xffff_fffc).claim(7);
     assert!(claimed.is_claimed_by(7) && !claimed.is_live(7) && !claimed.is_free());
     assert_eq!(claimed.0 & 0xffff_fffc, 0, "the generation wraps around");
     assert!(claimed.publish().is_live(7) && claimed.publish().holds());

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, vec::Vec};
+use std::collections::HashMap;
 
 use super::*;
 use crate::{address::Address, flow_table::HeapMemory, wire::PROTOCOL_TCP};

@@ -76,11 +76,7 @@ impl Setup {
             let place = model.nodes.keys().position(|other| other == name);
             place.and_then(|place| u8::try_from(place + 1).ok())
         };
-        let vips: BTreeSet<IpAddr> = model
-            .virtual_routers
-            .iter()
-            .flat_map(|router| addresses(router))
-            .collect();
+        let vips: BTreeSet<IpAddr> = model.virtual_routers.iter().flat_map(addresses).collect();
         let others: Vec<u8> = model
             .nodes
             .keys()

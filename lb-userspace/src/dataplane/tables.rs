@@ -365,7 +365,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::dataplane::{mapping::tests::memory, maps::Shapes};
+    use crate::dataplane::{
+        mapping::tests::memory,
+        maps::{MapShape, Shapes},
+    };
 
     const CAPACITY: Capacity = Capacity {
         cells: 16,
@@ -375,32 +378,28 @@ mod tests {
     };
     const CPUS: u32 = 3;
 
-    struct Memory([File; 6]);
+    struct Memory(Vec<File>);
 
     impl Memory {
         fn new() -> Self {
             let shapes = Shapes::new(&CAPACITY, CPUS).expect("a valid capacity");
-            Self(shapes.all().map(|map| {
+            let file = |map: &MapShape| {
                 memory((u64::from(map.value_bytes) * u64::from(map.entries)).next_multiple_of(4096))
-            }))
+            };
+            Self(shapes.all().iter().map(file).collect())
         }
 
         fn map(&self) -> MappedTables {
-            let [
-                index,
-                services,
-                slots,
-                backends,
-                backend_counters,
-                reason_counters,
-            ] = self.0.each_ref().map(AsFd::as_fd);
+            let mut files = self.0.iter().map(AsFd::as_fd);
+            let mut next = || files.next().expect("a file for each map");
+            // In the order of `Shapes::all`; the maps behind these are not mapped here.
             let maps = MapDescriptors {
-                index,
-                services,
-                slots,
-                backends,
-                backend_counters,
-                reason_counters,
+                index: next(),
+                services: next(),
+                slots: next(),
+                backends: next(),
+                backend_counters: next(),
+                reason_counters: next(),
             };
             MappedTables::new(&maps, CAPACITY, CPUS).expect("mapped")
         }

@@ -212,7 +212,7 @@ fn interval(written: &At<u32>, version: Version, sink: &Sink) -> Duration {
         Version::V2 => 1000,
         Version::V3 => 10,
     };
-    if written.value % step != 0 {
+    if !written.value.is_multiple_of(step) {
         let above = written.value.next_multiple_of(step);
         sink.push(
             Diagnostic::error(
