@@ -21,6 +21,15 @@ pub struct ErrorBody {
     pub error: String,
 }
 
+/// The body of `POST /v1/failover`, and of its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failover {
+    /// Who is to be active; without it, any other node. This node itself: it takes part in the election again.
+    #[serde(default)]
+    pub to: Option<String>,
+}
+
 /// The body of `POST /v1/stop`, and of its answer. `keep` has no default: it decides whether traffic goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

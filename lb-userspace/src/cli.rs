@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod failover;
 mod logging;
 mod output;
 mod reload;
@@ -28,6 +29,7 @@ Examples:
   futago run --config /etc/futago.toml --node lb1      forward
   futago status                                        what is going on?
   futago reload                                        apply the changed file
+  futago failover                                      let the other node be active
   futago stop --keep                                   end the daemon, go on forwarding
 
 Exit codes: 0 fine, 1 what was asked for failed, 2 wrong usage."
@@ -43,6 +45,7 @@ enum Command {
     Run(run::Run),
     Status(status::Status),
     Reload(reload::Reload),
+    Failover(failover::Failover),
     Stop(stop::Stop),
 }
 
@@ -100,6 +103,7 @@ impl Cli {
             Command::Run(run) => run.run(),
             Command::Status(status) => status.run(),
             Command::Reload(reload) => reload.run(),
+            Command::Failover(failover) => failover.run(),
             Command::Stop(stop) => stop.run(),
         }
     }

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::{ErrorBody, Stop, status::Status};
+use super::{ErrorBody, Failover, Stop, status::Status};
 use crate::daemon::command::Reloaded;
 
 /// For what the owner loop answers at once.
@@ -69,6 +69,19 @@ impl Client {
     pub async fn reload(&self) -> Result<Reloaded, ClientError> {
         self.ask(Method::POST, "/v1/reload", None::<()>, TIMEOUT_OF_CHANGES)
             .await
+    }
+
+    /// Returns when another node is active; [`ClientError::Refused`] says why none is.
+    pub async fn failover(&self, to: Option<String>) -> Result<(), ClientError> {
+        let Failover { .. } = self
+            .ask(
+                Method::POST,
+                "/v1/failover",
+                Some(Failover { to }),
+                TIMEOUT_OF_CHANGES,
+            )
+            .await?;
+        Ok(())
     }
 
     /// Returns when the daemon has cleaned up, or, with `keep`, left everything in place.

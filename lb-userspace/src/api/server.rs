@@ -11,7 +11,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-use super::{ErrorBody, OPENAPI, Stop, metrics, socket::Socket, status::Status};
+use super::{ErrorBody, Failover, OPENAPI, Stop, metrics, socket::Socket, status::Status};
 use crate::daemon::command::{Handle, Reloaded, Stopping};
 
 /// How long a stopping daemon waits for clients that do not read their answers.
@@ -39,6 +39,12 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/reload",
         summary: "read the configuration file again and apply the difference, or nothing",
         handler: || post(reload),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/failover",
+        summary: "hand the virtual routers over to another node",
+        handler: || post(failover),
     },
     Route {
         method: Method::POST,
@@ -114,6 +120,22 @@ async fn stop(State(handle): State<Handle>, body: Bytes) -> Result<Json<Stop>, F
     match handle.stop(stop.keep).await? {
         Ok(()) => Ok(Json(stop)),
         Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error)),
+    }
+}
+
+async fn failover(State(handle): State<Handle>, body: Bytes) -> Result<Json<Failover>, Failure> {
+    let Json(failover) = Json::<Failover>::from_bytes(&body).map_err(|rejection| {
+        Failure(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "{}; send {{}} or {{\"to\": \"lb2\"}}",
+                rejection.body_text()
+            ),
+        )
+    })?;
+    match handle.failover(failover.to.clone()).await? {
+        Ok(()) => Ok(Json(failover)),
+        Err(error) => Err(Failure(StatusCode::CONFLICT, error)),
     }
 }
 

@@ -8,6 +8,8 @@ use lb_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::vrrp::status::Election;
+
 /// The state of one node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -22,6 +24,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     pub services: Vec<ServiceStatus>,
     pub reasons: Vec<ReasonStatus>,
+    /// Who holds which address; `null` without a `[[virtual_router]]`.
+    #[serde(default)]
+    pub election: Option<Election>,
 }
 
 /// An interface of the node's configuration.

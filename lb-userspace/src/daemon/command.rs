@@ -10,6 +10,11 @@ pub enum Command {
     Status(oneshot::Sender<Status>),
     /// Read the configuration file again and apply the difference, or nothing at all.
     Reload(oneshot::Sender<Result<Reloaded, String>>),
+    /// Hand the virtual routers over to another node, or take part again when this node is named.
+    Failover {
+        to: Option<String>,
+        answer: oneshot::Sender<Result<(), String>>,
+    },
     /// End the daemon. `keep`: leave the kernel forwarding and the VIPs in place.
     Stop {
         keep: bool,
@@ -55,6 +60,11 @@ impl Handle {
     }
 
     /// The inner error says what could not be cleaned up.
+    /// The inner error says why nobody took over.
+    pub async fn failover(&self, to: Option<String>) -> Result<Result<(), String>, Stopping> {
+        self.ask(|answer| Command::Failover { to, answer }).await
+    }
+
     pub async fn stop(&self, keep: bool) -> Result<Result<(), String>, Stopping> {
         self.ask(|done| Command::Stop { keep, done }).await
     }

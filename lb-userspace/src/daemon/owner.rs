@@ -19,7 +19,7 @@ use lb_core::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 use tracing::{error, info, warn};
 
@@ -27,6 +27,7 @@ use super::{
     Options,
     checks::{Checks, Finished},
     command::{Command, Reloaded},
+    elector::{self, Elector},
     kernel_settings::KernelSettings,
     report,
     vips::Vips,
@@ -39,6 +40,7 @@ use crate::{
         sysctl,
         watch::{Event, Watcher},
     },
+    vrrp,
 };
 
 /// Changes of one service within this time become one new table.
@@ -61,6 +63,8 @@ pub(super) struct Owner {
     watcher: Watcher,
     events: mpsc::Receiver<Event>,
     vips: Vips,
+    pub(super) elector: Elector,
+    elections: mpsc::UnboundedReceiver<vrrp::Event>,
     settings: KernelSettings,
     dirty: BTreeSet<ServiceKey>,
     flush_at: Option<Duration>,
@@ -112,8 +116,11 @@ impl Owner {
         let (checks, outcomes) = Checks::new();
         let settings =
             KernelSettings::open(options.socket.parent().unwrap_or(std::path::Path::new("/")))?;
+        let (elector, elections) = Elector::new();
         let mut owner = Self {
             vips: Vips::new(node.vip_interface.clone()),
+            elector,
+            elections,
             options,
             origin,
             model,
@@ -138,12 +145,14 @@ impl Owner {
             bail!("service {service}: {error}");
         }
         owner.dataplane.attach()?;
-        let wanted = owner.model.vips();
+        let mut wanted = owner.model.vips();
+        wanted.extend(elector::elected(&owner.model));
         owner
             .vips
             .remove_leftovers(owner.watcher.netlink(), &wanted)
             .await;
         owner.hold_vips().await;
+        owner.follow_election();
         info!(
             "node {} forwards {} services",
             owner.options.node,
@@ -166,7 +175,11 @@ impl Owner {
             let wake = tokio::time::Instant::from_std(self.origin + self.deadline());
             tokio::select! {
                 Some(command) = commands.recv() => match command {
-                    Command::Status(answer) => drop(answer.send(report::status(&self))),
+                    Command::Status(answer) => {
+                        let election = self.elector.status().await;
+                        drop(answer.send(report::status(&self, election)));
+                    }
+                    Command::Failover { to, answer } => self.failover(to.as_deref(), answer),
                     Command::Reload(answer) => {
                         let outcome = self.reload().await.map_err(|error| format!("{error:#}"));
                         drop(answer.send(outcome));
@@ -175,6 +188,7 @@ impl Owner {
                 },
                 Some(event) = self.events.recv() => self.heard(event).await,
                 Some(finished) = self.outcomes.recv() => self.probed(finished),
+                Some(event) = self.elections.recv() => self.elected(event),
                 () = tokio::time::sleep_until(wake) => {}
                 _ = terminate.recv() => break (by_signal, None),
                 _ = interrupt.recv() => break (by_signal, None),
@@ -248,6 +262,7 @@ impl Owner {
             self.layout.deadline(),
             self.vips.next_deadline(),
             self.flush_at,
+            self.elector.next_deadline(&self.model),
         ];
         // An hour: nothing to do, but a bound.
         deadlines
@@ -269,6 +284,17 @@ impl Owner {
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush(now);
         }
+        let healthy = |name: &str| {
+            let service = self.model.services.iter().find(|s| s.name.as_str() == name);
+            service.map_or(0, |service| {
+                let up = |backend: &&lb_core::model::Backend| {
+                    backend.weight > 0
+                        && self.checks.state(&(service.key(), backend.key())).serves()
+                };
+                service.backends.iter().filter(up).count()
+            })
+        };
+        self.elector.track(now, &self.model, healthy);
     }
 
     fn mark(&mut self, service: ServiceKey) {
@@ -347,6 +373,51 @@ impl Owner {
             error!("{error:#}");
         }
         self.hold_vips().await;
+        self.follow_election();
+    }
+
+    fn follow_election(&mut self) {
+        let links = self.watcher.links();
+        self.elector
+            .follow(&self.model, &self.options.node, &links, &self.dataplane);
+    }
+
+    fn elected(&mut self, event: vrrp::Event) {
+        elector::report(event, &self.options.node, self.model.pair.hook.as_deref());
+    }
+
+    /// Hands over, or takes part again when this node is named.
+    fn failover(&self, to: Option<&str>, answer: oneshot::Sender<vrrp::HandoverOutcome>) {
+        let refuse = |why: String| Err(why);
+        let outcome = match to {
+            Some(to) if self.model.nodes.get(to).is_none() => {
+                refuse(format!("the configuration has no [node.{to}]"))
+            }
+            Some(to) if to == self.options.node => {
+                if self.elector.resume() {
+                    Ok(())
+                } else {
+                    refuse("there is no election: the file has no [[virtual_router]]".to_owned())
+                }
+            }
+            Some(_) if self.model.nodes.len() > 2 => refuse(
+                "with more than two nodes the priorities decide who follows: leave --to out"
+                    .to_owned(),
+            ),
+            _ => match self.elector.handover() {
+                Some(outcome) => {
+                    tokio::spawn(async move {
+                        let ended = "the election ended meanwhile".to_owned();
+                        let _ = answer.send(outcome.await.unwrap_or(Err(ended)));
+                    });
+                    return;
+                }
+                None => {
+                    refuse("there is no election: the file has no [[virtual_router]]".to_owned())
+                }
+            },
+        };
+        let _ = answer.send(outcome);
     }
 
     /// Brings the tables to what is wanted of the services marked.
@@ -490,7 +561,11 @@ impl Owner {
     }
 
     async fn hold_vips(&mut self) {
-        let (now, links, wanted) = (self.now(), self.watcher.links(), self.model.vips());
+        let (now, links, wanted) = (
+            self.now(),
+            self.watcher.links(),
+            self.model.unelected_vips(),
+        );
         self.vips
             .set(now, self.watcher.netlink(), &links, &wanted)
             .await;
@@ -532,9 +607,20 @@ impl Owner {
                 "dataplane.hash_seed changed: flows go to other backends than before".to_owned(),
             );
         }
+        let elects_anew = self.model.virtual_routers != model.virtual_routers
+            || self.model.pair != model.pair
+            || !self.model.nodes.keys().eq(model.nodes.keys());
         self.model = model;
         self.follow_model();
         self.prepare_host()?;
+        if elects_anew {
+            self.elector.leave();
+            let mut wanted = self.model.vips();
+            wanted.extend(elector::elected(&self.model));
+            self.vips
+                .remove_leftovers(self.watcher.netlink(), &wanted)
+                .await;
+        }
         self.hold_vips().await;
         // At once, so that who asked hears of what cannot be written.
         self.flush(self.now());
@@ -543,12 +629,14 @@ impl Owner {
                 .notes
                 .push(format!("service {key} stays as it is: {error}"));
         }
+        self.follow_election();
         Ok(reloaded)
     }
 
     async fn end(mut self, end: End) -> anyhow::Result<()> {
         match end {
             End::Keep => {
+                self.elector.leave();
                 info!(
                     "ending; the kernel goes on forwarding (`futago run` takes over, `futago run` and `futago stop` end it)"
                 );
@@ -556,6 +644,10 @@ impl Owner {
             }
             End::CleanUp => {
                 info!("ending; VIPs and programs are removed");
+                self.elector.shutdown().await;
+                while let Ok(event) = self.elections.try_recv() {
+                    self.elected(event);
+                }
                 self.vips.release_all(self.watcher.netlink()).await;
                 self.dataplane
                     .detach()

@@ -11,15 +11,17 @@ use lb_core::model::{Backend, Service};
 
 use super::owner::Owner;
 use crate::api::status::{BackendStatus, InterfaceStatus, ReasonStatus, ServiceStatus, Status};
+use crate::vrrp;
 
 /// The state of the node now; counters are read from the mapped tables.
-pub(super) fn status(owner: &Owner) -> Status {
+pub(super) fn status(owner: &Owner, election: Option<vrrp::status::Election>) -> Status {
     Status {
         node: owner.options.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: owner.now().as_secs(),
         config_digest: owner.model.digest().to_string(),
         adopted: owner.adopted,
+        election,
         interfaces: interfaces(owner),
         services: owner
             .model
