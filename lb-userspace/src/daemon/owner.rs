@@ -390,7 +390,7 @@ impl Owner {
     fn failover(&self, to: Option<&str>, answer: oneshot::Sender<vrrp::HandoverOutcome>) {
         let refuse = |why: String| Err(why);
         let outcome = match to {
-            Some(to) if self.model.nodes.get(to).is_none() => {
+            Some(to) if !self.model.nodes.contains_key(to) => {
                 refuse(format!("the configuration has no [node.{to}]"))
             }
             Some(to) if to == self.options.node => {

@@ -68,6 +68,10 @@ impl Daemon {
                                 heard.push("reload".to_owned());
                                 let _ = answer.send(reload.clone());
                             }
+                            Command::Failover { to, answer } => {
+                                heard.push(format!("failover to={to:?}"));
+                                let _ = answer.send(Ok(()));
+                            }
                             Command::Stop { keep, done } => {
                                 heard.push(format!("stop keep={keep}"));
                                 drop(commands);
