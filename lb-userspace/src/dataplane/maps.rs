@@ -186,9 +186,9 @@ mod tests {
         let page = page_size() as u64;
         let up = |bytes: u64| bytes.next_multiple_of(page) + page;
         let expected = up(1024 * 8)
-            + up(64 * 64)
+            + up(64 * 128)
             + up(131_074 * 4)
-            + up(1024 * 64)
+            + up(1024 * 128)
             + up(4 * 1024 * 16)
             + up(4 * 64 * 16)
             + up(24)
