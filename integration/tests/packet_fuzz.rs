@@ -174,7 +174,12 @@ fn reaches_everything(outcomes: &BTreeMap<&str, u64>, count: u64) {
     for reason in Reason::ALL {
         let unreachable = matches!(
             reason,
-            Reason::TableDefect | Reason::NoHeadroom | Reason::NoTunnelSource | Reason::TooBig
+            Reason::TableDefect
+                | Reason::NoHeadroom
+                | Reason::NoTunnelSource
+                | Reason::TooBig
+                | Reason::EchoAnswered
+                | Reason::LeaseExpired
         );
         let seen = outcomes.get(reason.label()).copied().unwrap_or(0);
         assert!(
