@@ -14,27 +14,12 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     packages::ensure(packages::Use::Demo)?;
-    // The lab starts the `futago` program beside its own executable, so both come from the same profile.
-    process::run(workspace::cargo().args([
-        "build",
-        "--release",
-        "-p",
-        "lb-userspace",
-        "-p",
-        "integration",
-    ]))?;
+    // The lab starts the `futago` program beside its own executable, so both come from the same profile: that of the tests, so
+    // that a newcomer builds once.
+    process::run(workspace::cargo().args(["build", "-p", "lb-userspace", "-p", "integration"]))?;
     process::run(
         workspace::cargo()
-            .args([
-                "run",
-                "--quiet",
-                "--release",
-                "-p",
-                "integration",
-                "--bin",
-                "demo",
-                "--",
-            ])
+            .args(["run", "--quiet", "-p", "integration", "--bin", "demo", "--"])
             .args(args.args),
     )
 }

@@ -1,0 +1,124 @@
+//! `cargo xtask demo`: shows what Futago does, with real packets, and says whether it did what it should.
+
+mod scene;
+mod screen;
+mod summary;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use integration::Segments;
+use lb_core::model::Mode;
+
+use scene::{Outcome, Scene};
+use screen::Screen;
+
+/// A client, a load balancer that runs Futago, and three web servers, as network namespaces of this machine.
+///
+/// In each mode: 10,000 HTTP requests through the virtual IP, then one server is killed under load and started again.
+/// Nothing outside the namespaces is touched, and they are removed at the end, also after Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask demo --", version)]
+struct Args {
+    /// Show only this mode; may be given several times
+    #[arg(long, value_enum)]
+    mode: Vec<Setting>,
+    /// Use IPv6
+    #[arg(long)]
+    ipv6: bool,
+    /// How many requests
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    requests: u64,
+    /// Leave the last lab up and say how to enter it
+    #[arg(long)]
+    keep: bool,
+}
+
+/// A forwarding mode and where the balancer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Setting {
+    /// Addresses are translated, clients and servers on one switch
+    NatOneArm,
+    /// Addresses are translated, the balancer stands between two switches
+    NatTwoArm,
+    /// Servers answer clients directly
+    L2Dsr,
+}
+
+impl Setting {
+    const fn mode(self) -> Mode {
+        match self {
+            Self::NatOneArm | Self::NatTwoArm => Mode::Nat,
+            Self::L2Dsr => Mode::L2Dsr,
+        }
+    }
+
+    const fn segments(self) -> Segments {
+        match self {
+            Self::NatOneArm | Self::L2Dsr => Segments::One,
+            Self::NatTwoArm => Segments::Two,
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::NatOneArm => "nat, one-arm",
+            Self::NatTwoArm => "nat, two-arm",
+            Self::L2Dsr => "l2-dsr",
+        }
+    }
+
+    const fn explanation(self) -> &'static str {
+        match self {
+            Self::NatOneArm => {
+                "The balancer rewrites the destination to a server, and the answer's source back to the VIP.\n\
+                 All on one switch; the servers' gateway is the balancer."
+            }
+            Self::NatTwoArm => {
+                "As before, but clients and servers are on switches of their own, with the balancer between."
+            }
+            Self::L2Dsr => {
+                "Only the destination MAC is rewritten. Every server holds the VIP on its loopback interface and\n\
+                 answers the client directly: the balancer sees one direction only."
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let screen = Screen::new();
+    match show(&args, &screen) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            screen.failed();
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(args: &Args, screen: &Screen) -> anyhow::Result<()> {
+    let settings = match args.mode.as_slice() {
+        [] => Setting::value_variants(),
+        chosen => chosen,
+    };
+    let began = std::time::Instant::now();
+    let mut outcomes: Vec<(Setting, Outcome)> = Vec::new();
+    let mut kept = None;
+    for (number, setting) in settings.iter().enumerate() {
+        let family = if args.ipv6 { "IPv6" } else { "IPv4" };
+        let of = format!("{} of {}", number + 1, settings.len());
+        screen.heading(&format!("{of}: {}, {family}", setting.title()));
+        screen.paragraph(setting.explanation());
+        let mut scene = Scene::build(*setting, args.ipv6, screen)?;
+        outcomes.push((*setting, scene.play(args.requests, screen)?));
+        if args.keep && number + 1 == settings.len() {
+            kept = Some(scene.keep()?);
+        }
+    }
+    screen.heading("Summary");
+    let went_wrong = summary::show(&outcomes, began.elapsed(), kept.as_deref());
+    anyhow::ensure!(went_wrong.is_empty(), "{}", went_wrong.join("\n       "));
+    Ok(())
+}
