@@ -16,6 +16,7 @@ mod host;
 pub mod http;
 mod lab;
 pub mod packet;
+pub mod pair;
 mod picture;
 pub mod probe;
 mod process;

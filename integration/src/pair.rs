@@ -1,0 +1,259 @@
+//! Two daemons and one address: the lab of the failover tests and drills.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    daemon::{Daemon, bpf_dir},
+    error::Result,
+    host::{Host, Role},
+    lab::{Lab, Link},
+    server::Echo,
+    topology::{Segments, ServersAre, Topology, VIP4},
+};
+
+/// Port of the service.
+pub const PORT: u16 = 7;
+/// The other way between the nodes: a cable of their own.
+pub const SYNC: &str = "sync";
+
+/// How the pair is configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub interval_ms: u32,
+    /// With the echo over the service's interface and the cable between the nodes.
+    pub echo: bool,
+}
+
+/// A client, two nodes, two servers that answer directly (`l2-dsr`).
+pub struct Pair {
+    pub daemons: BTreeMap<&'static str, Daemon>,
+    pub options: Options,
+    _servers: Vec<Echo>,
+    pub lab: Lab,
+}
+
+impl Pair {
+    /// Builds the lab and starts both daemons; lb1 is active when it returns.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn start(name: &str, options: Options) -> Result<Self> {
+        let mut lab = Topology::new(Segments::One)
+            .balancers(2)
+            .servers(2)
+            .servers_are(ServersAre::L2Dsr(vec![VIP4]))
+            .build(name)?;
+        lab.add_switch(SYNC)?;
+        for (number, host) in [(2, "lb1"), (3, "lb2")] {
+            lab.connect(
+                host,
+                SYNC,
+                &Link::new().mac(format!("02:00:00:00:03:{number:02}")),
+            )?;
+        }
+        let vip = Self::service();
+        let servers = lab
+            .hosts_of(Role::Server)
+            .map(|server| Echo::start(server, &[vip]))
+            .collect::<Result<_>>()?;
+        let mut pair = Self {
+            daemons: BTreeMap::new(),
+            options,
+            _servers: servers,
+            lab,
+        };
+        let text = pair.configuration()?;
+        for node in ["lb1", "lb2"] {
+            let daemon = Daemon::start(pair.lab.host(node)?, &text, &[])?;
+            pair.daemons.insert(node, daemon);
+        }
+        pair.wait_until_active("lb1")?;
+        Ok(pair)
+    }
+
+    /// Where clients connect to.
+    pub const fn service() -> SocketAddr {
+        SocketAddr::new(VIP4, PORT)
+    }
+
+    fn configuration(&self) -> Result<String> {
+        let mut text = String::new();
+        for (node, priority) in [("lb1", 150), ("lb2", 100)] {
+            text += &format!(
+                "[node.{node}]\ninterfaces = [\"eth0\", \"eth1\"]\npriority = {priority}\necho_interfaces = [\"eth1\"]\n"
+            );
+        }
+        text += &format!(
+            "[[virtual_router]]\nid = 51\ninterval_ms = {}\n[dataplane]\nxdp = \"native\"\nslots = 4093\n",
+            self.options.interval_ms
+        );
+        if self.options.echo {
+            text += "[pair]\nkey = \"the key of the laboratory\"\n";
+        }
+        text += &format!(
+            "[[service]]\nname = \"echo\"\nvip = \"{VIP4}\"\nport = {PORT}\nprotocol = \"udp\"\nmode = \"l2-dsr\"\n"
+        );
+        for server in self.lab.hosts_of(Role::Server) {
+            text += &format!("[[service.backend]]\naddress = \"{}\"\n", server.ipv4()?);
+        }
+        Ok(text)
+    }
+
+    /// Waits until a node says that it is active, and nobody else does.
+    ///
+    /// # Errors
+    /// It is not within 30 s.
+    pub fn wait_until_active(&self, node: &str) -> Result<()> {
+        for (name, daemon) in &self.daemons {
+            let wanted = if *name == node { "active" } else { "backup" };
+            daemon.wait_until(
+                &format!("{name} is {wanted}"),
+                Duration::from_secs(30),
+                |status| {
+                    let election = status.election.as_ref();
+                    election.is_some_and(|e| {
+                        !e.routers.is_empty() && e.routers.iter().all(|r| r.state == wanted)
+                    })
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Starts a node's daemon after it ended.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_again(&mut self, node: &'static str) -> Result<()> {
+        let daemon = Daemon::start_again(self.lab.host(node)?, &[])?;
+        self.daemons.insert(node, daemon);
+        Ok(())
+    }
+
+    /// What a power cut does: nothing leaves the host or reaches it any more.
+    ///
+    /// # Errors
+    /// The lab is broken.
+    pub fn die(&mut self, node: &'static str) -> Result<()> {
+        self.lab.unplug(node, "eth1")?;
+        self.lab.unplug(node, "eth0")?;
+        if let Some(mut daemon) = self.daemons.remove(node) {
+            daemon.process.kill()?;
+        }
+        Ok(())
+    }
+
+    /// A boot after [`die`](Self::die): no addresses, no programs, and then the daemon.
+    ///
+    /// # Errors
+    /// The lab is broken or the daemon does not start.
+    pub fn boot(&mut self, node: &'static str) -> Result<()> {
+        let host = self.lab.host(node)?;
+        // It may have been backup.
+        let _ = host.ip(&[format!("addr del {VIP4}/32 dev eth0")]);
+        let _ = std::fs::remove_dir_all(bpf_dir(host));
+        self.lab.plug(node, "eth0")?;
+        self.lab.plug(node, "eth1")?;
+        self.start_again(node)
+    }
+}
+
+/// Watches who holds an address.
+pub struct Holders {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vec<(Duration, bool)>>>,
+}
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What [`Holders`] saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held {
+    /// How long more than one host had the address.
+    pub dual_ms: f64,
+    /// How often a host other than the first took it.
+    pub takeovers: u64,
+}
+
+impl Holders {
+    /// Watches these hosts; the first one is the one that should hold it.
+    ///
+    /// # Errors
+    /// A host is gone.
+    pub fn watch(hosts: &[Host], address: IpAddr) -> Result<Self> {
+        let (stop, start) = (Arc::<AtomicBool>::default(), Instant::now());
+        let threads = hosts
+            .iter()
+            .map(|host| {
+                let stop = Arc::clone(&stop);
+                host.thread(move || {
+                    let mut changes = Vec::new();
+                    let mut held = None;
+                    while !stop.load(Ordering::Relaxed) {
+                        let now = has(address);
+                        if held != Some(now) {
+                            changes.push((start.elapsed(), now));
+                            held = Some(now);
+                        }
+                        std::thread::sleep(LOOK);
+                    }
+                    changes.push((start.elapsed(), false));
+                    changes
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { stop, threads })
+    }
+
+    /// Ends it.
+    pub fn stop(self) -> Held {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut events: Vec<(Duration, i32)> = Vec::new();
+        let mut takeovers = 0;
+        for (number, thread) in self.threads.into_iter().enumerate() {
+            let changes = thread.join().unwrap_or_default();
+            let mut held = false;
+            for (index, (at, now)) in changes.into_iter().enumerate() {
+                if now != held {
+                    events.push((at, if now { 1 } else { -1 }));
+                    takeovers += u64::from(now && number > 0 && index > 0);
+                }
+                held = now;
+            }
+        }
+        events.sort();
+        let (mut count, mut since, mut dual) = (0, Duration::ZERO, Duration::ZERO);
+        for (at, step) in events {
+            if count > 1 {
+                dual += at - since;
+            }
+            count += step;
+            since = at;
+        }
+        Held {
+            dual_ms: dual.as_secs_f64() * 1000.0,
+            takeovers,
+        }
+    }
+}
+
+fn has(address: IpAddr) -> bool {
+    let Ok(list) = nix::ifaddrs::getifaddrs() else {
+        return false;
+    };
+    list.filter_map(|one| one.address)
+        .any(|found| match address {
+            IpAddr::V4(v4) => found.as_sockaddr_in().is_some_and(|a| a.ip() == v4),
+            IpAddr::V6(v6) => found.as_sockaddr_in6().is_some_and(|a| a.ip() == v6),
+        })
+}
