@@ -53,6 +53,10 @@ fn judge(sample: &Sample, outcome: &Outcome) {
         Action::Pass => Class::Passed,
         Action::Transmit | Action::Redirect => Class::Forwarded,
     };
+    if outcome.reason.class() == Class::Answered {
+        assert_eq!(outcome.action, Action::Transmit);
+        return answers(sample, &outcome.frame);
+    }
     assert_eq!(class, outcome.reason.class(), "{:?}", outcome.reason);
     assert_ne!(outcome.reason, Reason::TableDefect);
     assert_eq!(
@@ -64,7 +68,7 @@ fn judge(sample: &Sample, outcome: &Outcome) {
             assert_eq!(outcome.frame.len(), sample.frame.len());
         }
         (Class::Passed | Class::Dropped, _) => assert_eq!(outcome.frame, sample.frame, "untouched"),
-        (Class::Forwarded, _) => {}
+        (Class::Forwarded | Class::Answered, _) => {}
     }
     let rewritten = class == Class::Forwarded || outcome.reason == Reason::ResolvingClient;
     if !rewritten {
@@ -95,6 +99,19 @@ fn judge(sample: &Sample, outcome: &Outcome) {
             rebuilt(packet, outcome).bytes(),
             "{packet:?}"
         );
+    }
+}
+
+/// An answer goes back to the sender, from whom it was sent to, and its checksums are right if the packet's were.
+fn answers(sample: &Sample, answer: &[u8]) {
+    match (dissect(&sample.frame), dissect(answer)) {
+        (Ok(before), Ok(after)) => {
+            assert_eq!(after.macs, [before.macs[1], before.macs[0]]);
+            assert_eq!(after.vlans, before.vlans);
+            assert_eq!(after.addresses, [before.addresses[1], before.addresses[0]]);
+        }
+        (Ok(before), Err(error)) => panic!("was {before:?}, and the answer {error}"),
+        (Err(_), _) => {}
     }
 }
 
@@ -174,7 +191,14 @@ fn reaches_everything(outcomes: &BTreeMap<&str, u64>, count: u64) {
     for reason in Reason::ALL {
         let unreachable = matches!(
             reason,
-            Reason::TableDefect | Reason::NoHeadroom | Reason::NoTunnelSource | Reason::TooBig
+            Reason::TableDefect
+                | Reason::NoHeadroom
+                | Reason::NoTunnelSource
+                | Reason::TooBig
+                | Reason::TtlExpired
+                | Reason::EchoAnswered
+                | Reason::EchoReply
+                | Reason::LeaseExpired
         );
         let seen = outcomes.get(reason.label()).copied().unwrap_or(0);
         assert!(

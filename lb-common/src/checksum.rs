@@ -39,6 +39,36 @@ impl Difference {
     }
 }
 
+/// The sum of what a checksum covers, in words at even offsets.
+#[derive(Clone, Copy, Default)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Four bytes as on the wire.
+    #[inline(always)]
+    pub const fn word(self, bytes: [u8; 4]) -> Self {
+        Self(self.0 + u32::from_ne_bytes(bytes) as u64)
+    }
+
+    /// An address of a pseudo-header of IPv6.
+    #[inline(always)]
+    pub const fn address(self, address: Address) -> Self {
+        Self(
+            self.0
+                + (address.high as u32) as u64
+                + (address.high >> 32)
+                + (address.low as u32) as u64
+                + (address.low >> 32),
+        )
+    }
+
+    /// The checksum field.
+    #[inline(always)]
+    pub const fn finish(self) -> [u8; 2] {
+        (!fold(self.0)).to_ne_bytes()
+    }
+}
+
 /// The checksum of an IPv4 header without options whose checksum field is zero.
 #[inline(always)]
 pub fn ipv4(header: &Ipv4) -> [u8; 2] {

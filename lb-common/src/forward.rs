@@ -62,7 +62,7 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             tables.count(reason, bytes);
             match reason.class() {
                 Class::Dropped => Verdict::Drop,
-                Class::Passed | Class::Forwarded => Verdict::Pass,
+                Class::Passed | Class::Forwarded | Class::Answered => Verdict::Pass,
             }
         }
     }
@@ -112,7 +112,7 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
         parse::ports(frame, &network)
     };
     let Some(ports) = ports else {
-        return Err(without_ports(frame, tables, &network));
+        return without_ports(frame, tables, link, &network);
     };
     let key = Key::new(network.destination, network.protocol, ports.destination);
     if let Some(Entry::Service(record)) = index::find(tables, &key) {
@@ -137,7 +137,8 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
             );
         }
     }
-    Err(unserved(tables, &network))
+    let record = unserved(tables, &network)?;
+    unmatched(frame, tables, link, &network, ports, record)
 }
 
 /// Forward direction: client to backend.
@@ -177,11 +178,16 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
                 address: backend.address,
                 port: state.port,
             };
-            translate::<V, F>(frame, link, network, End::Destination, old, new)?;
+            if let Err(reason) = translate::<V, F>(frame, link, network, End::Destination, old, new)
+            {
+                let job = Job::new(link, network, ports, service_record, record);
+                return stopped(frame, tables, &job, reason);
+            }
         }
         Some(Mode::Ipip | Mode::Gre | Mode::Gue) if tables.features() & features::TUNNEL != 0 => {
             let job = Job::new(link, network, ports, service_record, record);
-            return sent(tables.encapsulate(frame, &job), record);
+            return sent(tables.encapsulate(frame, &job), record)
+                .or_else(|reason| stopped(frame, tables, &job, reason));
         }
         _ => return Err(Reason::TableDefect),
     }
@@ -266,33 +272,72 @@ fn flow_hash(service: &Service, network: &Network, ports: PortPair) -> u32 {
     hash::flow(service.seed, network.source, ports)
 }
 
-/// A packet whose ports could not be read.
+/// A packet that cannot go on to its backend: the sender is told where the reason is the packet's.
 #[inline(always)]
-fn without_ports<F: Frame, T: Tables>(frame: &F, tables: &T, network: &Network) -> Reason {
-    if network.protocol == PROTOCOL_ICMPV6 && lease::withholds_solicitation(frame, tables, network)
-    {
-        return Reason::LeaseExpired;
+fn stopped<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    job: &Job,
+    reason: Reason,
+) -> Result<Sent, Halt> {
+    let told = reason as u32 == Reason::TooBig as u32 || reason as u32 == Reason::TtlExpired as u32;
+    if told && tables.features() & features::ANSWER != 0 {
+        return sent(tables.answer(frame, &job.because(reason)), 0);
     }
-    let reason = unserved(tables, network);
-    if reason as u32 != Reason::Unmatched as u32 {
-        reason
-    } else if network.fragment {
-        Reason::Fragment
-    } else if crate::ip::transport_checksum_offset(network.protocol).is_some() {
-        Reason::MalformedTransport
-    } else {
-        reason
-    }
+    Err(reason)
 }
 
-/// A packet for no service: to one of the services' addresses, or none of our business.
+/// A packet to an address of a service and to no service, as the policy of the address says.
 #[inline(always)]
-fn unserved<T: Tables>(tables: &T, network: &Network) -> Reason {
+fn unmatched<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    link: Link,
+    network: &Network,
+    ports: PortPair,
+    record: u32,
+) -> Result<Sent, Halt> {
+    if tables.features() & features::ANSWER == 0 {
+        return Err(Reason::Unmatched);
+    }
+    let job = Job::new(link, network, ports, record, 0).because(Reason::Unmatched);
+    sent(tables.answer(frame, &job), 0)
+}
+
+/// A packet whose ports could not be read.
+#[inline(always)]
+fn without_ports<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    link: Link,
+    network: &Network,
+) -> Result<Sent, Halt> {
+    if network.protocol == PROTOCOL_ICMPV6 && lease::withholds_solicitation(frame, tables, network)
+    {
+        return Err(Reason::LeaseExpired);
+    }
+    let record = unserved(tables, network)?;
+    if network.fragment {
+        return Err(Reason::Fragment);
+    }
+    if crate::ip::transport_checksum_offset(network.protocol).is_some() {
+        return Err(Reason::MalformedTransport);
+    }
+    let ports = PortPair {
+        source: 0,
+        destination: 0,
+    };
+    unmatched(frame, tables, link, network, ports, record)
+}
+
+/// A packet for no service: the record of a service that has its destination; an error if that is none of our business.
+#[inline(always)]
+fn unserved<T: Tables>(tables: &T, network: &Network) -> Result<u32, Reason> {
     match index::find(tables, &Key::address_only(network.destination)) {
         Some(Entry::Vip(record)) => match tables.service(record) {
-            Some(service) if service.key.address == network.destination => Reason::Unmatched,
-            _ => Reason::NotOurs,
+            Some(service) if service.key.address == network.destination => Ok(record),
+            _ => Err(Reason::NotOurs),
         },
-        _ => Reason::NotOurs,
+        _ => Err(Reason::NotOurs),
     }
 }

@@ -25,6 +25,10 @@ pub trait Frame {
     #[must_use]
     fn adjust_head(&mut self, delta: i32) -> bool;
 
+    /// Cuts the frame's end off, so that `length` bytes are left; it is at least as long. False if that fails.
+    #[must_use]
+    fn truncate(&mut self, length: usize) -> bool;
+
     /// Looks anew where the frame lies, after something else has moved its start.
     fn renew(&mut self) {}
 

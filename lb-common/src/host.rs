@@ -64,6 +64,11 @@ impl Frame for SliceFrame {
         }
     }
 
+    fn truncate(&mut self, length: usize) -> bool {
+        self.buffer.truncate(self.start + length);
+        self.length() == length
+    }
+
     fn ingress_ifindex(&self) -> u32 {
         self.ifindex
     }

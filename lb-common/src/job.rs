@@ -70,6 +70,15 @@ impl Job {
         }
     }
 
+    /// With the reason for which the packet cannot go on.
+    #[inline(always)]
+    pub const fn because(self, reason: Reason) -> Self {
+        Self {
+            reason: reason as u16,
+            ..self
+        }
+    }
+
     /// The link layer of the frame.
     #[inline(always)]
     pub const fn link(&self) -> Link {

@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod address;
+pub mod answer;
 pub mod checksum;
 pub mod consistency;
 pub mod echo;

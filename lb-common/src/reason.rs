@@ -9,6 +9,8 @@ pub enum Class {
     Passed,
     /// It ends here.
     Dropped,
+    /// The sender got an answer from the balancer itself.
+    Answered,
 }
 
 macro_rules! reasons {
@@ -91,6 +93,14 @@ reasons! {
     EchoAnswered = "echo_answered", Forwarded;
     /// An ARP or ND request for a VIP whose lease has run out, because this node's daemon is gone: the other node answers.
     LeaseExpired = "lease_expired", Dropped;
+    /// Could not go on to its backend, too large or at its last hop: the sender was told by ICMP.
+    Answered = "answered", Answered;
+    /// To an address of a service, but to no port that is served: refused by ICMP, as `unmatched = "reject"` says.
+    Rejected = "rejected", Answered;
+    /// Echo request to an address of a service, answered.
+    EchoReply = "echo_reply", Answered;
+    /// To an address of a service, but to no port that is served: dropped, as `unmatched` says.
+    UnmatchedDropped = "unmatched_dropped", Dropped;
 }
 
 #[cfg(test)]

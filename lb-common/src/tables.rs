@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     address::Address,
+    answer,
     echo::Identity,
     frame::Frame,
     job::Job,
@@ -26,14 +27,28 @@ pub struct Settings {
     pub backends: u32,
     /// [`features`] that the configuration uses; what serves the others is taken out when the program is loaded.
     pub features: u32,
-    pub reserved: u32,
+    /// Answers to senders, of each CPU.
+    pub answers_per_second: u32,
 }
 
 /// Bits of [`Settings::features`].
 pub mod features {
     /// Some service is forwarded through a tunnel.
     pub const TUNNEL: u32 = 1;
+    /// The balancer answers senders itself.
+    pub const ANSWER: u32 = 2;
     pub const ALL: u32 = u32::MAX;
+}
+
+/// Bits of [`Service::flags`].
+pub mod flags {
+    /// What becomes of packets to the service's address and no service; the same for all services of an address.
+    pub const UNMATCHED: u16 = 3;
+    pub const UNMATCHED_PASS: u16 = 0;
+    pub const UNMATCHED_DROP: u16 = 1;
+    pub const UNMATCHED_REJECT: u16 = 2;
+    /// Echo requests to the service's address are answered.
+    pub const ECHO: u16 = 4;
 }
 
 impl Settings {
@@ -42,7 +57,7 @@ impl Settings {
         index_mask: 0,
         backends: 1,
         features: features::ALL,
-        reserved: 0,
+        answers_per_second: 1000,
     };
 
     /// Reason counters of one CPU; room for reasons to come, so that the maps stay.
@@ -161,7 +176,10 @@ pub struct Service {
     pub gue_port: u16,
     /// Low bits of a tunnel's IPv4 source address that carry flow entropy.
     pub source_bits: u8,
-    pub reserved_rare: [u8; 61],
+    pub reserved_byte: u8,
+    /// [`flags`] of the service and its address.
+    pub flags: u16,
+    pub reserved_rare: [u8; 58],
 }
 
 impl Default for Service {
@@ -364,6 +382,20 @@ pub trait Tables {
     /// Time by `CLOCK_BOOTTIME`, which leases are in, in nanoseconds.
     fn boot_ns(&self) -> u64 {
         0
+    }
+
+    /// Answers the sender of the packet of `job`, which cannot go on; a packed [`Outcome`](crate::job::Outcome).
+    #[inline(always)]
+    fn answer<F: Frame>(&self, frame: &mut F, job: &Job) -> u64
+    where
+        Self: Sized,
+    {
+        answer::answer(frame, self, job).pack()
+    }
+
+    /// Whether there have not been too many answers lately; counts one.
+    fn may_answer(&self) -> bool {
+        true
     }
 }
 

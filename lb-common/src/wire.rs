@@ -150,3 +150,14 @@ pub struct Gre {
     /// Ethertype of what follows.
     pub protocol: U16,
 }
+
+/// The first 8 bytes of an ICMP or ICMPv6 message (RFC 792, RFC 4443 §2.1).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Unaligned, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Icmp {
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: [u8; 2],
+    /// The MTU in "too big" messages; identifier and sequence number of an echo.
+    pub value: U32,
+}

@@ -195,6 +195,33 @@ pub struct Service {
     pub check: Option<Check>,
     /// UDP destination port of [`Mode::Gue`].
     pub gue_port: u16,
+    /// The same for all services of a VIP.
+    pub unmatched: Unmatched,
+    /// The same for all services of a VIP.
+    pub echo: Echo,
+}
+
+/// What becomes of a packet to a VIP and to no service of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unmatched {
+    /// The host's stack gets it.
+    #[default]
+    Pass,
+    Drop,
+    /// The sender is told, by ICMP.
+    Reject,
+}
+
+/// Who answers echo requests to a VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Echo {
+    /// What `unmatched` says; with `pass`, the host's stack.
+    #[default]
+    Host,
+    /// The XDP program.
+    Balancer,
 }
 
 impl Service {

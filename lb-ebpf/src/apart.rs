@@ -3,6 +3,7 @@
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
+    answer,
     ip::{self, Chain},
     job::Outcome,
     parse,
@@ -41,6 +42,18 @@ pub extern "C" fn encapsulate(context: *mut xdp_md) -> u64 {
     let context = XdpContext::new(context);
     let tables = MapTables::new(&context);
     opaque(tunnel::encapsulate(&mut XdpFrame::new(&context), &tables, job).pack())
+}
+
+/// [`answer::answer`] of the job that was handed over: a packed [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn answer(context: *mut xdp_md) -> u64 {
+    let Some(job) = job() else {
+        return DEFECT;
+    };
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    opaque(answer::answer(&mut XdpFrame::new(&context), &tables, job).pack())
 }
 
 pub const DEFECT: u64 = Outcome::not_sent(Reason::TableDefect).pack();

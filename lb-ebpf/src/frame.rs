@@ -1,6 +1,9 @@
 //! An XDP frame as `lb_common` sees it.
 
-use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
+use aya_ebpf::{
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
 use lb_common::{frame::Frame, ip::Chain, wire::Wire};
 
 use crate::apart;
@@ -61,6 +64,15 @@ impl Frame for XdpFrame<'_> {
         // Also on failure the verifier forgets all pointers into the frame.
         *self = Self::new(self.context);
         moved
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, length: usize) -> bool {
+        let delta = length as i32 - self.length() as i32;
+        // SAFETY: the context is the one the kernel handed to this program.
+        let cut = unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) == 0 };
+        *self = Self::new(self.context);
+        cut
     }
 
     #[inline(always)]

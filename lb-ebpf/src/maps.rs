@@ -7,7 +7,10 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
     },
     btf_maps::{Array, PerCpuArray},
-    helpers::{bpf_fib_lookup as fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
+    helpers::{
+        bpf_fib_lookup as fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns,
+        bpf_ktime_get_ns,
+    },
     macros::btf_map,
     programs::XdpContext,
 };
@@ -48,6 +51,20 @@ static REASON_COUNTERS: Array<Counter, 1, MAPPED> = Array::new();
 /// What a function of [`apart`] works on. Not on the stack: the 512 bytes of it are for all functions of a chain of calls together.
 #[btf_map]
 static JOB: PerCpuArray<Job, 1> = PerCpuArray::new();
+
+/// Periods of 2³⁰ ns, a second near enough.
+const PERIOD_SHIFT: u32 = 30;
+
+/// Answers given in a period.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Answers {
+    period: u64,
+    count: u64,
+}
+
+#[btf_map]
+static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 
 #[inline(always)]
 fn hand_over(job: &Job) -> bool {
@@ -177,6 +194,32 @@ impl Tables for MapTables<'_> {
     fn boot_ns(&self) -> u64 {
         // SAFETY: a helper without arguments.
         unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn answer<F: Frame>(&self, frame: &mut F, job: &Job) -> u64 {
+        if !hand_over(job) {
+            return apart::DEFECT;
+        }
+        let outcome = apart::answer(self.context.ctx);
+        frame.renew();
+        outcome
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let Some(answers) = ANSWERS.get_ptr_mut(0) else {
+            return false;
+        };
+        // SAFETY: a helper without arguments; an element of the map for this CPU alone.
+        unsafe {
+            let period = bpf_ktime_get_ns() >> PERIOD_SHIFT;
+            if (*answers).period != period {
+                *answers = Answers { period, count: 0 };
+            }
+            (*answers).count += 1;
+            (*answers).count <= u64::from(self.settings.answers_per_second)
+        }
     }
 }
 

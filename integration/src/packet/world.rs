@@ -280,6 +280,11 @@ pub fn model() -> Model {
             } else {
                 PORT
             };
+            let answers = match vip {
+                Vip::Ipip => "unmatched = \"reject\"\necho = \"balancer\"\n",
+                Vip::Gre => "unmatched = \"drop\"\n",
+                _ => "",
+            };
             let mode = match vip.mode().words() {
                 (mode, None) => format!("\"{mode}\""),
                 (mode, Some(encap)) => format!("\"{mode}\"\nencap = \"{encap}\""),
@@ -298,7 +303,7 @@ pub fn model() -> Model {
             let _ = writeln!(
                 text,
                 "[[service]]\nname = \"{vip:?}-{family:?}-{protocol}\"\nvip = \"{address}\"\nport = {PORT}\nprotocol = \"{protocol}\"\n\
-                 mode = {mode}\nhash = \"{hash}\"\nslots = 251\nbackend = [{backends}]"
+                 {answers}mode = {mode}\nhash = \"{hash}\"\nslots = 251\nbackend = [{backends}]"
             );
         }
     }

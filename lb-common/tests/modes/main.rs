@@ -1,4 +1,5 @@
 //! What the packet path makes of packets, judged by an independent parser.
 
+mod answer;
 mod common;
 mod tunnel;

@@ -12,7 +12,7 @@ use super::{
     words::{CheckType, Encap, ModeWord},
 };
 use crate::{
-    model::{HashPolicy, Mode, NodeName, Protocol, ServiceName, XdpMode},
+    model::{Echo, HashPolicy, Mode, NodeName, Protocol, ServiceName, Unmatched, XdpMode},
     vrrp::codec::ChecksumForm,
 };
 
@@ -83,6 +83,8 @@ pub(super) struct Service {
     /// Whether `encap` is written at all, right or wrong.
     pub has_encap: bool,
     pub gue_port: Option<At<u16>>,
+    pub unmatched: Option<At<Unmatched>>,
+    pub echo: Option<At<Echo>>,
     pub hash: Option<At<HashPolicy>>,
     pub slots: Option<At<u32>>,
     pub backends: Vec<Backend>,
@@ -210,7 +212,8 @@ fn pair(table: &Table<'_>) -> Pair {
 
 fn service(table: &Table<'_>) -> Service {
     use schema::service::{
-        BACKEND, CHECK, ENCAP, GUE_PORT, HASH, MODE, NAME, PORT, PROTOCOL, SLOTS, VIP,
+        BACKEND, CHECK, ECHO, ENCAP, GUE_PORT, HASH, MODE, NAME, PORT, PROTOCOL, SLOTS, UNMATCHED,
+        VIP,
     };
     let mode_word: Option<At<ModeWord>> = table.word(&MODE);
     let encap: Option<At<Encap>> = table.word(&ENCAP);
@@ -232,6 +235,8 @@ fn service(table: &Table<'_>) -> Service {
         encap,
         has_encap: table.has(&ENCAP),
         gue_port: table.number(&GUE_PORT),
+        unmatched: table.word(&UNMATCHED),
+        echo: table.word(&ECHO),
         hash: table.word(&HASH),
         slots: table.number(&SLOTS),
         backends: table.tables(&BACKEND).iter().map(backend).collect(),

@@ -14,7 +14,7 @@ use super::{
     file::{self, File},
     reader::At,
 };
-use crate::model::{Dataplane, Model, Node, NodeName, XdpMode};
+use crate::model::{Dataplane, Model, Node, NodeName, Service, XdpMode};
 
 pub use self::prime::next_prime;
 
@@ -30,10 +30,19 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
     among::check(&file.services, sink);
     let virtual_routers = virtual_router::check(&file, sink);
     let pair = virtual_router::pair(file.pair.as_ref(), sink);
+    let unmatched = among::of_vips(&file.services, "unmatched", |s| s.unmatched.as_ref(), sink);
+    let echo = among::of_vips(&file.services, "echo", |s| s.echo.as_ref(), sink);
     let services: Vec<_> = file
         .services
         .into_iter()
-        .map(|service| service::check(service, slots_default, sink))
+        .map(|service| {
+            let service = service::check(service, slots_default, sink)?;
+            Some(Service {
+                unmatched: unmatched.get(&service.vip).copied().unwrap_or_default(),
+                echo: echo.get(&service.vip).copied().unwrap_or_default(),
+                ..service
+            })
+        })
         .collect();
 
     Some(Model {

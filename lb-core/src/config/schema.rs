@@ -3,8 +3,8 @@
 
 use super::words::{CheckType, Encap, ModeWord, Word, words};
 use crate::model::{
-    DEFAULT_GUE_PORT, DEFAULT_HASH_SEED, DEFAULT_SLOTS, HashPolicy, MAX_SLOTS_PER_SERVICE,
-    MAX_WEIGHT, Protocol, XdpMode,
+    DEFAULT_GUE_PORT, DEFAULT_HASH_SEED, DEFAULT_SLOTS, Echo, HashPolicy, MAX_SLOTS_PER_SERVICE,
+    MAX_WEIGHT, Protocol, Unmatched, XdpMode,
 };
 
 pub(super) struct Section {
@@ -195,6 +195,8 @@ pub(super) static SERVICE: Section = Section {
         &service::MODE,
         &service::ENCAP,
         &service::GUE_PORT,
+        &service::UNMATCHED,
+        &service::ECHO,
         &service::HASH,
         &service::SLOTS,
         &service::BACKEND,
@@ -259,6 +261,20 @@ pub(super) mod service {
         absent: Absent::Number(DEFAULT_GUE_PORT as i64),
         meaning: "UDP port that the backends take `gue` on.",
         example: "6080",
+    };
+    pub static UNMATCHED: Key = Key {
+        name: "unmatched",
+        kind: Kind::Word(words::<Unmatched>),
+        absent: Absent::Means("what another service of the VIP says, else `\"pass\"`"),
+        meaning: "What becomes of packets to the VIP that are for none of its services. `pass`: the host gets them. `drop`. `reject`: the sender is told by ICMP that the port is unreachable. All services of a VIP say the same.",
+        example: r#""reject""#,
+    };
+    pub static ECHO: Key = Key {
+        name: "echo",
+        kind: Kind::Word(words::<Echo>),
+        absent: Absent::Means("what another service of the VIP says, else `\"host\"`"),
+        meaning: "Who answers echo requests (ping) to the VIP. `host`: the host, where `unmatched` lets them pass. `balancer`: the XDP program, at most 1000 a second on each CPU together with its other answers. All services of a VIP say the same.",
+        example: r#""balancer""#,
     };
     pub static HASH: Key = Key {
         name: "hash",

@@ -7,7 +7,9 @@ use super::{
     parse, parse_bytes, reference,
     schema::{Absent, Kind, SECTIONS},
 };
-use crate::model::{Check, CheckKind, Dataplane, HashPolicy, Mode, Model, Protocol, XdpMode};
+use crate::model::{
+    Check, CheckKind, Dataplane, Echo, HashPolicy, Mode, Model, Protocol, Unmatched, XdpMode,
+};
 
 const FULL: &str = r#"
 [node.lb1]
@@ -788,4 +790,26 @@ fn tunnel_sources() {
     ] {
         one_error(&node(text), expected);
     }
+}
+
+#[test]
+fn what_is_said_of_a_vip_holds_for_all_its_services() {
+    let two = |first: &str, second: &str| {
+        format!(
+            "node.n.interfaces = [\"eth0\"]\n\
+             [[service]]\nname = \"a\"\nvip = \"192.0.2.1\"\nport = 80\nmode = \"nat\"\n{first}\n\
+             [[service]]\nname = \"b\"\nvip = \"192.0.2.1\"\nport = 81\nmode = \"nat\"\n{second}\n"
+        )
+    };
+    let services = model(&two("", "unmatched = \"reject\"\necho = \"balancer\"")).services;
+    for service in services {
+        assert_eq!(
+            (service.unmatched, service.echo),
+            (Unmatched::Reject, Echo::Balancer)
+        );
+    }
+    one_error(
+        &two("unmatched = \"pass\"", "unmatched = \"drop\""),
+        "13:13 two services of 192.0.2.1 differ in `unmatched` | write the same, or remove it here",
+    );
 }

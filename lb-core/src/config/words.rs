@@ -1,7 +1,7 @@
 //! The words that the file uses for the model's enums. A new variant is offered by adding its row here.
 
 use crate::{
-    model::{HashPolicy, Mode, Protocol, XdpMode},
+    model::{Echo, HashPolicy, Mode, Protocol, Unmatched, XdpMode},
     vrrp::codec::ChecksumForm,
 };
 
@@ -54,6 +54,19 @@ impl ModeWord {
             (Self::Nat | Self::L2Dsr, Some(_)) | (Self::L3Dsr, None) => None,
         }
     }
+}
+
+impl Word for Unmatched {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("pass", Self::Pass),
+        ("drop", Self::Drop),
+        ("reject", Self::Reject),
+    ];
+}
+
+impl Word for Echo {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("host", Self::Host), ("balancer", Self::Balancer)];
 }
 
 impl Word for Protocol {

@@ -36,6 +36,8 @@ pub struct Wanted {
     pub gue_port: u16,
     /// Low bits of an IPv4 tunnel source that carry flow entropy.
     pub source_bits: u8,
+    /// Bits of [`flags`](lb_common::tables::flags).
+    pub flags: u16,
     pub backends: Vec<WantedBackend>,
 }
 
@@ -692,6 +694,7 @@ fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
         hash: wanted.hash as u8,
         gue_port: wanted.gue_port,
         source_bits: wanted.source_bits,
+        flags: wanted.flags,
         ..Service::default()
     }
 }

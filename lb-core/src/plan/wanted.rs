@@ -5,11 +5,13 @@ use core::net::IpAddr;
 use lb_common::{
     address::Address,
     hash::mix,
-    tables::{self, Key, NextHop},
+    tables::{self, Key, NextHop, flags},
 };
 
 use super::layout::{Wanted, WantedBackend};
-use crate::model::{Backend, HashPolicy, Mode, Service, ServiceKey, TunnelSources};
+use crate::model::{
+    Backend, Echo, HashPolicy, Mode, Service, ServiceKey, TunnelSources, Unmatched,
+};
 
 /// What is known of a backend at present.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub fn wanted(
         slot_count: service.slots,
         gue_port: service.gue_port,
         source_bits: sources.entropy_bits(),
+        flags: flags(service),
         backends: service
             .backends
             .iter()
@@ -58,6 +61,19 @@ pub fn wanted(
             })
             .collect(),
     }
+}
+
+fn flags(service: &Service) -> u16 {
+    let unmatched = match service.unmatched {
+        Unmatched::Pass => flags::UNMATCHED_PASS,
+        Unmatched::Drop => flags::UNMATCHED_DROP,
+        Unmatched::Reject => flags::UNMATCHED_REJECT,
+    };
+    let echo = match service.echo {
+        Echo::Host => 0,
+        Echo::Balancer => flags::ECHO,
+    };
+    unmatched | echo
 }
 
 /// Services differ in their seed, so that a client's ports do not meet the same backend number everywhere.

@@ -98,8 +98,8 @@ impl Owner {
             .collect();
         let dataplane = Dataplane::open(dataplane::Options {
             directory: options.bpf_dir.clone(),
-            capacity,
             interfaces,
+            ..dataplane::Options::new(capacity)
         })?;
         let adopted = dataplane.adopted();
         let layout = if adopted {

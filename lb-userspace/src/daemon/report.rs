@@ -144,5 +144,6 @@ const fn class_label(class: Class) -> &'static str {
         Class::Forwarded => "forwarded",
         Class::Passed => "passed",
         Class::Dropped => "dropped",
+        Class::Answered => "answered",
     }
 }

@@ -36,6 +36,8 @@ pub struct Options {
     pub capacity: Capacity,
     /// Interfaces on which [`Dataplane::attach`] attaches the program.
     pub interfaces: Vec<(String, XdpMode)>,
+    /// ICMP errors and echo replies of each CPU; a second is 2³⁰ ns.
+    pub answers_per_second: u32,
 }
 
 impl Options {
@@ -45,6 +47,7 @@ impl Options {
             directory: DEFAULT_DIRECTORY.into(),
             capacity,
             interfaces: Vec::new(),
+            answers_per_second: Settings::DEFAULT.answers_per_second,
         }
     }
 }
@@ -80,7 +83,7 @@ impl Dataplane {
             Some(generation) => generation,
             None => directory.fresh()?,
         };
-        let ebpf = load(&object, &generation, &options.capacity, &shapes)?;
+        let ebpf = load(&object, &generation, &options, &shapes)?;
         let tables = map_tables(&ebpf, &shapes, options.capacity, cpus)?;
         tracing::info!(
             directory = %directory.path().display(),
@@ -249,12 +252,14 @@ fn is_adoptable(generation: &Generation, shapes: &Shapes) -> bool {
 fn load(
     object: &[u8],
     generation: &Generation,
-    capacity: &Capacity,
+    options: &Options,
     shapes: &Shapes,
 ) -> Result<Ebpf, OpenError> {
+    let capacity = &options.capacity;
     let settings = Settings {
         index_mask: capacity.cells - 1,
         backends: capacity.backends,
+        answers_per_second: options.answers_per_second,
         ..Settings::DEFAULT
     };
     let mut loader = EbpfLoader::new();

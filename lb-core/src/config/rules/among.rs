@@ -7,6 +7,7 @@ use crate::{
     config::{
         diagnostic::{Diagnostic, Sink, Span},
         file::Service,
+        reader::At,
     },
     model::{BackendKey, Protocol, ServiceKey},
 };
@@ -16,6 +17,36 @@ pub(super) fn check(services: &[Service], sink: &Sink) {
     keys(services, sink);
     vips_as_backends(services, sink);
     replies(services, sink);
+}
+
+/// What a VIP's services say of the VIP itself, from whichever says it; contradictions are reported.
+pub(super) fn of_vips<T: Copy + PartialEq>(
+    services: &[Service],
+    name: &str,
+    said: impl Fn(&Service) -> Option<&At<T>>,
+    sink: &Sink,
+) -> HashMap<IpAddr, T> {
+    let mut first: HashMap<IpAddr, &At<T>> = HashMap::new();
+    for service in services {
+        let (Some(vip), Some(value)) = (&service.vip, said(service)) else {
+            continue;
+        };
+        let known = first.entry(vip.value).or_insert(value);
+        if known.value != value.value {
+            sink.push(
+                Diagnostic::error(
+                    value.span.clone(),
+                    format!("two services of {} differ in `{name}`", vip.value),
+                )
+                .label("write the same, or remove it here")
+                .related(known.span.clone(), "first here"),
+            );
+        }
+    }
+    first
+        .into_iter()
+        .map(|(vip, value)| (vip, value.value))
+        .collect()
 }
 
 fn names(services: &[Service], sink: &Sink) {

@@ -55,6 +55,11 @@ pub(super) fn check(
         backends: backends?,
         check,
         gue_port: written.gue_port?.value,
+        // What other services of the VIP say comes in when all are known.
+        unmatched: written
+            .unmatched
+            .map_or_else(Default::default, |at| at.value),
+        echo: written.echo.map_or_else(Default::default, |at| at.value),
     })
 }
 
