@@ -17,8 +17,7 @@ use crate::{
     tables::{Tables, flags},
     tunnel,
     wire::{
-        ETHERTYPE_IPV4, Ethernet, Icmp, Ipv4, Ipv6, Mac, PROTOCOL_ICMP, PROTOCOL_ICMPV6, VlanTag,
-        Wire,
+        ETHERTYPE_IPV4, Ethernet, Icmp, Ipv4, Ipv6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, VlanTag, Wire,
     },
 };
 
@@ -156,9 +155,7 @@ fn reply_to_echo<V: Answers, F: Frame, T: Tables>(
 #[inline(always)]
 fn turn_link<F: Frame>(frame: &mut F) -> Option<()> {
     let header = frame.get_mut::<Ethernet>(0)?;
-    let source: Mac = header.source;
-    header.source = header.destination;
-    header.destination = source;
+    core::mem::swap(&mut header.source, &mut header.destination);
     Some(())
 }
 

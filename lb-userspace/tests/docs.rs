@@ -61,6 +61,7 @@ fn the_metrics_and_reasons_are_those_of_the_source() {
     for reason in Reason::ALL {
         let class = match reason.class() {
             Class::Forwarded => "forwarded",
+            Class::Answered => "answered",
             Class::Passed => "passed",
             Class::Dropped => "dropped",
         };
