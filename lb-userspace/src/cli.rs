@@ -1,5 +1,6 @@
 //! The command line: which subcommands there are and how they fail. Each has a file of its own.
 
+mod backend;
 mod check;
 mod client;
 mod logging;
@@ -29,6 +30,7 @@ Examples:
   futago status                                        what is going on?
   futago reload                                        apply the changed file
   futago stop --keep                                   end the daemon, go on forwarding
+  futago backend --config /etc/futago.toml             on a real server: set it up
 
 Exit codes: 0 fine, 1 what was asked for failed, 2 wrong usage."
 )]
@@ -44,6 +46,7 @@ enum Command {
     Status(status::Status),
     Reload(reload::Reload),
     Stop(stop::Stop),
+    Backend(backend::Backend),
 }
 
 /// Why a subcommand failed; `Display` is all that is printed, with its newline.
@@ -101,6 +104,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Reload(reload) => reload.run(),
             Command::Stop(stop) => stop.run(),
+            Command::Backend(backend) => backend.run(),
         }
     }
 }

@@ -61,6 +61,21 @@ pub enum Severity {
 }
 
 impl Kind {
+    pub const ALL: [Self; 12] = [
+        Self::ArpIgnore,
+        Self::ArpAnnounce,
+        Self::RpFilter,
+        Self::Ipv6Disabled,
+        Self::VipMissing,
+        Self::VipWrongInterface,
+        Self::VipWidePrefix,
+        Self::NotDecapsulated,
+        Self::NotListening,
+        Self::Gateway,
+        Self::NoDefaultRoute,
+        Self::SegmentSize,
+    ];
+
     pub fn severity(self) -> Severity {
         match self {
             Self::ArpIgnore
