@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backend_host;
 pub mod config;
 pub mod flows;
 pub mod health;

@@ -1,5 +1,6 @@
 //! The command line: which subcommands there are and how they fail. Each has a file of its own.
 
+mod backend;
 mod check;
 mod client;
 mod failover;
@@ -31,6 +32,7 @@ Examples:
   futago reload                                        apply the changed file
   futago failover                                      let the other node be active
   futago stop --keep                                   end the daemon, go on forwarding
+  futago backend --config /etc/futago.toml             on a real server: set it up
 
 Exit codes: 0 fine, 1 what was asked for failed, 2 wrong usage."
 )]
@@ -47,6 +49,7 @@ enum Command {
     Reload(reload::Reload),
     Failover(failover::Failover),
     Stop(stop::Stop),
+    Backend(backend::Backend),
 }
 
 /// Why a subcommand failed; `Display` is all that is printed, with its newline.
@@ -105,6 +108,7 @@ impl Cli {
             Command::Reload(reload) => reload.run(),
             Command::Failover(failover) => failover.run(),
             Command::Stop(stop) => stop.run(),
+            Command::Backend(backend) => backend.run(),
         }
     }
 }

@@ -118,6 +118,9 @@ fn wrong_usage_is_2_and_help_is_0() {
         &["run", "--config", MINIMAL],
         &["status", "--watch=0"],
         &["stop", "--force"],
+        &["backend"],
+        &["backend", "--undo", "--check"],
+        &["backend", "--config", MINIMAL, "--json"],
     ] {
         let (code, stdout, stderr) = run(wrong);
         assert_eq!((code, stdout.as_str()), (2, ""), "{wrong:?}: {stderr}");
@@ -125,7 +128,7 @@ fn wrong_usage_is_2_and_help_is_0() {
     }
     let (code, help, _) = run(&["--help"]);
     assert_eq!(code, 0);
-    for subcommand in ["check", "run", "status", "reload", "stop"] {
+    for subcommand in ["check", "run", "status", "reload", "stop", "backend"] {
         let listed = help
             .lines()
             .any(|line| line.trim_start().starts_with(&format!("{subcommand} ")));
@@ -142,6 +145,26 @@ fn wrong_usage_is_2_and_help_is_0() {
     assert_eq!(
         (code, version),
         (0, format!("futago {}\n", env!("CARGO_PKG_VERSION")))
+    );
+}
+
+#[test]
+fn a_host_that_is_no_backend_is_told_so_and_nothing_is_changed() {
+    let directory = Directory::new("cli-backend");
+    let state = directory.path("backend.json");
+    let (code, stdout, stderr) =
+        run(&["backend", "--config", MINIMAL, "--state", text(&state)]);
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(
+        stderr.starts_with("error: no backend has an address of this host ("),
+        "{stderr}"
+    );
+    assert!(!state.exists());
+    let (code, stdout, stderr) = run(&["backend", "--undo", "--state", text(&state)]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(
+        stdout,
+        format!("nothing to undo: {} records no change\n", state.display())
     );
 }
 

@@ -116,3 +116,19 @@ fn every_subcommand_and_option_is_on_the_page() {
 fn the_table_on_the_page_is_the_one_that_is_printed() {
     assert!(read("cli.md").contains(include_str!("data/status.txt")));
 }
+
+#[test]
+fn every_finding_on_a_server_is_explained() {
+    let page = read("backends.md");
+    for kind in lb_core::backend_host::Kind::ALL {
+        let word = serde_json::to_value(kind).expect("a word");
+        let word = format!("`{}`", word.as_str().expect("a word"));
+        let severity = format!("| {} |", kind.severity());
+        let row = page.lines().find(|line| {
+            let first = line.split('|').nth(1).unwrap_or_default();
+            line.starts_with('|') && first.contains(&word)
+        });
+        let row = row.unwrap_or_else(|| panic!("no row for {word}"));
+        assert!(row.ends_with(&severity), "{row}");
+    }
+}

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lb_core::backend_host::Setting;
 use serde::{Deserialize, Serialize};
 
 /// A setting under `/proc/sys/net`, in the network namespace of the calling thread.
@@ -217,7 +218,8 @@ fn apply_one(
     }))
 }
 
-fn restore_one(change: &Change) -> Restored {
+/// Undoes one change.
+pub fn restore_one(change: &Change) -> Restored {
     match change.key.read() {
         Ok(found) if found == change.after => match change.key.write(&change.before) {
             Ok(()) => Restored::Done,
@@ -255,6 +257,16 @@ impl Key {
         })
     }
 
+    /// A setting that `lb-core` names.
+    pub fn of(setting: &Setting) -> Result<Self, SysctlError> {
+        let family = if setting.ipv6 {
+            Family::Ipv6
+        } else {
+            Family::Ipv4
+        };
+        Self::new(family, &setting.scope, setting.name)
+    }
+
     /// The present value, without the line end.
     pub fn read(&self) -> Result<String, SysctlError> {
         match fs::read_to_string(self.path()) {
@@ -266,7 +278,8 @@ impl Key {
         }
     }
 
-    fn write(&self, value: &str) -> Result<(), SysctlError> {
+    /// Sets it. [`restore`] undoes what a [`Change`] records.
+    pub fn write(&self, value: &str) -> Result<(), SysctlError> {
         fs::write(self.path(), value).map_err(|source| SysctlError::Write {
             key: self.clone(),
             value: value.to_owned(),

@@ -1,0 +1,226 @@
+//! For which services is this host a backend, and how do their packets reach it?
+
+use core::{fmt, net::IpAddr};
+use std::collections::BTreeSet;
+
+use super::Host;
+use crate::model::{BackendKey, Mode, Model, Service, ServiceKey, ServiceName};
+
+/// How the packets of a service arrive at a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// To the server's own address and port; answers return through the load balancer.
+    Translated,
+    /// To the VIP, in frames to the server's MAC; answers go to the client.
+    Direct,
+    /// To the VIP, in packets to the server that are larger by this; answers go to the client.
+    Tunnelled { overhead_bytes: u32 },
+}
+
+impl Arrival {
+    pub fn of(mode: Mode) -> Self {
+        match mode {
+            Mode::Nat => Self::Translated,
+            Mode::L2Dsr => Self::Direct,
+        }
+    }
+
+    /// Whether packets still have the VIP as destination when the server's sockets see them.
+    pub fn to_vip(self) -> bool {
+        match self {
+            Self::Translated => false,
+            Self::Direct | Self::Tunnelled { .. } => true,
+        }
+    }
+}
+
+/// One service that this host serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Duty {
+    pub service: ServiceName,
+    pub key: ServiceKey,
+    /// As the file writes the mode.
+    pub mode: String,
+    pub arrival: Arrival,
+    /// This host, as the service names it.
+    pub backend: BackendKey,
+    /// Where packets come in.
+    pub interface: String,
+}
+
+impl Duty {
+    /// Where a socket must listen.
+    pub fn listens_at(&self) -> (IpAddr, u16) {
+        if self.arrival.to_vip() {
+            (self.key.vip, self.key.port)
+        } else {
+            (self.backend.address, self.backend.port)
+        }
+    }
+}
+
+/// `web 192.0.2.10:80/tcp, l2-dsr, as 192.0.2.21 on eth0`
+impl fmt::Display for Duty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            service,
+            key,
+            mode,
+            backend,
+            interface,
+            ..
+        } = self;
+        write!(
+            f,
+            "{service} {key}, {mode}, as {} on {interface}",
+            backend.address
+        )
+    }
+}
+
+/// Which backend of the file this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who<'a> {
+    /// Those whose addresses it has.
+    Holder,
+    Address(IpAddr),
+    /// Those with this name.
+    Name(&'a str),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotABackend {
+    #[error(
+        "no backend has an address of this host ({}); the backends are {}. Say which one it is: --address or --name",
+        list(.own),
+        list(.backends)
+    )]
+    Stranger {
+        own: BTreeSet<IpAddr>,
+        backends: BTreeSet<IpAddr>,
+    },
+    #[error("no backend has the address {address}; the backends are {}", list(.backends))]
+    NoSuchAddress {
+        address: IpAddr,
+        backends: BTreeSet<IpAddr>,
+    },
+    #[error("no backend has the name {name:?}; those with a name are {}", list(.names))]
+    NoSuchName {
+        name: String,
+        names: BTreeSet<String>,
+    },
+    #[error(
+        "no interface of this host has {address}; say by which its packets come in: --interface"
+    )]
+    NotHeld { address: IpAddr },
+    #[error("there is no interface {name}; there are {}", list(.known))]
+    NoSuchInterface {
+        name: String,
+        known: BTreeSet<String>,
+    },
+}
+
+/// Long configurations are not repeated in a message.
+fn list<T: fmt::Display>(all: &BTreeSet<T>) -> String {
+    const SHOWN: usize = 8;
+    let mut text: Vec<_> = all.iter().take(SHOWN).map(T::to_string).collect();
+    match all.len() {
+        0 => text.push("none".to_owned()),
+        n if n > SHOWN => text.push(format!("{} more", n - SHOWN)),
+        _ => {}
+    }
+    text.join(", ")
+}
+
+/// The services that `who` serves on this host, at least one, in the order of the file. `interface` is where packets come
+/// in, where that is not the interface that has the backend's address.
+pub fn duties(
+    model: &Model,
+    who: Who<'_>,
+    interface: Option<&str>,
+    host: &Host,
+) -> Result<Vec<Duty>, NotABackend> {
+    if let Some(name) = interface.filter(|name| !host.interfaces.contains_key(*name)) {
+        return Err(NotABackend::NoSuchInterface {
+            name: name.to_owned(),
+            known: host.interfaces.keys().cloned().collect(),
+        });
+    }
+    let is_meant = |address: IpAddr, name: Option<&str>| match who {
+        Who::Holder => host.holder(address).is_some(),
+        Who::Address(meant) => address == meant,
+        Who::Name(meant) => name == Some(meant),
+    };
+    let mut found = Vec::new();
+    for service in &model.services {
+        for backend in &service.backends {
+            if is_meant(backend.address, backend.name.as_deref()) {
+                found.push(duty(service, backend.key(), interface, host)?);
+            }
+        }
+    }
+    if found.is_empty() {
+        Err(not_found(model, who, host))
+    } else {
+        Ok(found)
+    }
+}
+
+fn duty(
+    service: &Service,
+    backend: BackendKey,
+    interface: Option<&str>,
+    host: &Host,
+) -> Result<Duty, NotABackend> {
+    let address = backend.address;
+    let interface = interface
+        .or_else(|| host.holder(address))
+        .ok_or(NotABackend::NotHeld { address })?;
+    Ok(Duty {
+        service: service.name.clone(),
+        key: service.key(),
+        mode: mode_word(service.mode).to_owned(),
+        arrival: Arrival::of(service.mode),
+        backend,
+        interface: interface.to_owned(),
+    })
+}
+
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Nat => "nat",
+        Mode::L2Dsr => "l2-dsr",
+    }
+}
+
+fn not_found(model: &Model, who: Who<'_>, host: &Host) -> NotABackend {
+    let all = || model.services.iter().flat_map(|s| &s.backends);
+    let backends = || all().map(|backend| backend.address).collect();
+    match who {
+        Who::Holder => {
+            let held = host.interfaces.values().flat_map(|i| &i.addresses);
+            NotABackend::Stranger {
+                own: held
+                    .map(|(address, _)| *address)
+                    .filter(|address| !address.is_loopback() && !is_link_local(*address))
+                    .collect(),
+                backends: backends(),
+            }
+        }
+        Who::Address(address) => NotABackend::NoSuchAddress {
+            address,
+            backends: backends(),
+        },
+        Who::Name(name) => NotABackend::NoSuchName {
+            name: name.to_owned(),
+            names: all().filter_map(|backend| backend.name.clone()).collect(),
+        },
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
