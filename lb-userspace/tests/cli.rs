@@ -152,8 +152,7 @@ fn wrong_usage_is_2_and_help_is_0() {
 fn a_host_that_is_no_backend_is_told_so_and_nothing_is_changed() {
     let directory = Directory::new("cli-backend");
     let state = directory.path("backend.json");
-    let (code, stdout, stderr) =
-        run(&["backend", "--config", MINIMAL, "--state", text(&state)]);
+    let (code, stdout, stderr) = run(&["backend", "--config", MINIMAL, "--state", text(&state)]);
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
     assert!(
         stderr.starts_with("error: no backend has an address of this host ("),
