@@ -17,7 +17,7 @@ use core::{fmt, net::IpAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::{
-    duty::{Arrival, Duty, NotABackend, Who, duties},
+    duty::{Arrival, Duty, NotABackend, Who, duties, gateways},
     finding::{Finding, Kind, Severity, Step},
     judge::{judge, settings_of_interest},
 };

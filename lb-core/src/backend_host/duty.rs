@@ -18,10 +18,17 @@ pub enum Arrival {
 }
 
 impl Arrival {
-    pub fn of(mode: Mode) -> Self {
+    /// `outer`: the backend's address, which the outer packet is of.
+    pub fn of(mode: Mode, outer: IpAddr) -> Self {
+        let tunnel = |shim_bytes: u32| Self::Tunnelled {
+            overhead_bytes: shim_bytes + if outer.is_ipv4() { 20 } else { 40 },
+        };
         match mode {
             Mode::Nat => Self::Translated,
             Mode::L2Dsr => Self::Direct,
+            Mode::Ipip => tunnel(0),
+            Mode::Gre => tunnel(4),
+            Mode::Gue => tunnel(8),
         }
     }
 
@@ -39,8 +46,7 @@ impl Arrival {
 pub struct Duty {
     pub service: ServiceName,
     pub key: ServiceKey,
-    /// As the file writes the mode.
-    pub mode: String,
+    pub mode: Mode,
     pub arrival: Arrival,
     /// This host, as the service names it.
     pub backend: BackendKey,
@@ -166,6 +172,15 @@ pub fn duties(
     }
 }
 
+/// Addresses that the active node holds for no service: what the file offers as the servers' gateway.
+pub fn gateways(model: &Model) -> BTreeSet<IpAddr> {
+    let services = model.vips();
+    let held = model.virtual_routers.iter().flat_map(|router| &router.vips);
+    held.copied()
+        .filter(|address| !services.contains(address) && !is_link_local(*address))
+        .collect()
+}
+
 fn duty(
     service: &Service,
     backend: BackendKey,
@@ -179,18 +194,11 @@ fn duty(
     Ok(Duty {
         service: service.name.clone(),
         key: service.key(),
-        mode: mode_word(service.mode).to_owned(),
-        arrival: Arrival::of(service.mode),
+        mode: service.mode,
+        arrival: Arrival::of(service.mode, address),
         backend,
         interface: interface.to_owned(),
     })
-}
-
-fn mode_word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Nat => "nat",
-        Mode::L2Dsr => "l2-dsr",
-    }
 }
 
 fn not_found(model: &Model, who: Who<'_>, host: &Host) -> NotABackend {

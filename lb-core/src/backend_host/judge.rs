@@ -26,7 +26,8 @@ pub fn settings_of_interest(duties: &[Duty]) -> BTreeSet<Setting> {
 }
 
 /// Everything that is not as it should be, in the order to mend it: what keeps the server silent about a VIP comes before the
-/// VIP. `gateways` are the load balancer's addresses towards the servers; empty if nobody said.
+/// VIP. `gateways` are the load balancer's addresses towards the servers; empty if nobody
+/// said.
 pub fn judge(duties: &[Duty], host: &Host, gateways: &BTreeSet<IpAddr>) -> Vec<Finding> {
     let judge = Judge { duties, host };
     let mut findings = Vec::new();
@@ -294,7 +295,7 @@ impl Judge<'_> {
                 gateway: Some(gateway),
                 ..
             }) => {
-                // Without a word from the operator any gateway may be the load balancer.
+                // Where nobody said, any gateway may be the load balancer.
                 if known().next().is_none() || gateways.contains(gateway) {
                     return None;
                 }

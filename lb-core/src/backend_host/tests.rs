@@ -1,7 +1,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::{config, model::BackendKey, model::Model, model::ServiceKey};
+use crate::{
+    config,
+    model::{Mode, Model},
+};
 
 const FILE: &str = r#"
 [node.lb1]
@@ -383,6 +386,18 @@ fn nat_answers_through_the_load_balancer() {
 }
 
 #[test]
+fn the_file_may_name_the_gateway() {
+    assert_eq!(gateways(&model()), BTreeSet::new());
+    let routers =
+        "[[virtual_router]]\nid = 1\nvips = [\"192.0.2.10\", \"192.0.2.11\", \"192.0.2.1\"]\n";
+    let file = FILE.replacen("[[service]]", &format!("{routers}\n[[service]]"), 1);
+    let model = config::parse("futago.toml", &file)
+        .unwrap_or_else(|r| panic!("{r}"))
+        .model;
+    assert_eq!(gateways(&model), BTreeSet::from([ip("192.0.2.1")]));
+}
+
+#[test]
 fn dsr_without_a_default_route_serves_its_own_networks_only() {
     let mut host = server();
     host.default_routes.remove(1);
@@ -393,22 +408,21 @@ fn dsr_without_a_default_route_serves_its_own_networks_only() {
 #[test]
 fn a_tunnel_wants_smaller_segments_and_somebody_who_unpacks() {
     let mut host = server();
-    let tunnel = Duty {
-        service: of(&host)[0].service.clone(),
-        key: ServiceKey {
-            vip: ip("192.0.2.10"),
-            protocol: Protocol::Tcp,
-            port: 80,
-        },
-        mode: "l3-dsr gre".to_owned(),
-        arrival: Arrival::Tunnelled { overhead_bytes: 24 },
-        backend: BackendKey {
-            address: ip("192.0.2.21"),
-            port: 80,
-        },
-        interface: "eth0".to_owned(),
-    };
-    let duties = [tunnel];
+    let file = FILE.replacen("\"l2-dsr\"", "\"l3-dsr\"\nencap = \"gre\"", 1);
+    let model = config::parse("futago.toml", &file)
+        .expect("test data")
+        .model;
+    let mut duties = duties(&model, Who::Holder, None, &host).expect("a backend");
+    duties.truncate(1);
+    assert_eq!(
+        duties[0].to_string(),
+        "web 192.0.2.10:80/tcp, l3-dsr gre, as 192.0.2.21 on eth0"
+    );
+    assert_eq!(duties[0].arrival, Arrival::Tunnelled { overhead_bytes: 24 });
+    assert_eq!(
+        Arrival::of(Mode::Gue, ip("2001:db8::21")),
+        Arrival::Tunnelled { overhead_bytes: 48 }
+    );
     host.default_routes[0].metric = 50;
     let found = judge(&duties, &host, &BTreeSet::new());
     let kinds: Vec<_> = found.iter().map(|f| f.kind).collect();

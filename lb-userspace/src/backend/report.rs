@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use lb_core::{
     backend_host::{Duty, Finding, Kind, Severity},
-    model::{Protocol, ServiceName},
+    model::{Mode, Protocol, ServiceName},
 };
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ pub struct ServedService {
     pub vip: std::net::IpAddr,
     pub port: u16,
     pub protocol: Protocol,
-    pub mode: String,
+    pub mode: Mode,
     pub backend: std::net::IpAddr,
     pub interface: String,
 }
@@ -50,7 +50,7 @@ impl Report {
                     vip: duty.key.vip,
                     port: duty.key.port,
                     protocol: duty.key.protocol,
-                    mode: duty.mode.clone(),
+                    mode: duty.mode,
                     backend: duty.backend.address,
                     interface: duty.interface.clone(),
                 })

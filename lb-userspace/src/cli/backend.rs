@@ -1,6 +1,6 @@
 //! `futago backend`: makes a real server out of this host, checks one, and takes it back.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use lb_core::{
@@ -52,7 +52,7 @@ pub(super) struct Backend {
     /// Where packets come in [default: the interface that has the backend's address]
     #[arg(long, value_name = "IF", conflicts_with = "undo")]
     interface: Option<String>,
-    /// The load balancer's address towards the servers, which `nat` needs as their gateway; may be repeated
+    /// An address of the load balancer towards the servers, which `nat` needs as their gateway; may be repeated
     #[arg(long, value_name = "IP", conflicts_with = "undo")]
     gateway: Vec<IpAddr>,
     /// Change nothing; say what is wrong and how to mend it
@@ -103,7 +103,8 @@ impl Backend {
         };
         let duties = backend_host::duties(model, who, self.interface.as_deref(), &host)?;
         facts::complete(&mut host, &duties)?;
-        let gateways: BTreeSet<_> = self.gateway.iter().copied().collect();
+        let mut gateways = backend_host::gateways(model);
+        gateways.extend(&self.gateway);
         let findings = backend_host::judge(&duties, &host, &gateways);
         Ok((duties, findings))
     }

@@ -245,7 +245,8 @@ impl Key {
                 name: scope.to_owned(),
             });
         }
-        if !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if !name.bytes().all(plain) {
             return Err(SysctlError::Name {
                 name: name.to_owned(),
             });
@@ -347,6 +348,14 @@ mod tests {
             Path::new("/proc/sys/net/ipv4/conf/eth0.100/rp_filter")
         );
         assert_eq!(key.to_string(), "net.ipv4.conf.eth0/100.rp_filter");
+    }
+
+    #[test]
+    fn every_setting_that_a_server_needs_is_a_key() {
+        for setting in lb_core::backend_host::settings_of_interest(&[]) {
+            let key = Key::of(&setting).expect("a key");
+            assert_eq!(key.to_string(), setting.to_string());
+        }
     }
 
     #[test]
