@@ -15,7 +15,7 @@ use crate::{
     daemon::{Daemon, bpf_dir},
     error::Result,
     host::{Host, Role},
-    lab::{Lab, Link},
+    lab::{Direction, Lab, Link},
     server::Echo,
     topology::{Segments, ServersAre, Topology, VIP4},
 };
@@ -24,6 +24,15 @@ use crate::{
 pub const PORT: u16 = 7;
 /// The other way between the nodes: a cable of their own.
 pub const SYNC: &str = "sync";
+
+/// In the order in which they are cut: what leaves by the service's interface goes first of its two directions, so that
+/// adverts, echo and forwarding end in one moment.
+const CABLES: [(&str, Direction); 4] = [
+    ("eth1", Direction::ToHost),
+    ("eth1", Direction::FromHost),
+    ("eth0", Direction::FromHost),
+    ("eth0", Direction::ToHost),
+];
 
 /// How the pair is configured.
 #[derive(Clone, Copy, Debug)]
@@ -139,16 +148,23 @@ impl Pair {
         Ok(())
     }
 
-    /// What a power cut does: nothing leaves the host or reaches it any more.
+    /// What a power cut does: nothing leaves the host or reaches it any more. The switch keeps the port and its address table:
+    /// with the port down it would flood what clients send, and the other node's program would forward it at once.
     ///
     /// # Errors
     /// The lab is broken.
     pub fn die(&mut self, node: &'static str) -> Result<()> {
-        self.lab.unplug(node, "eth1")?;
-        self.lab.unplug(node, "eth0")?;
+        for (interface, direction) in CABLES {
+            self.lab.cut(node, interface, direction)?;
+        }
         if let Some(mut daemon) = self.daemons.remove(node) {
             daemon.process.kill()?;
         }
+        // It may have been backup. A dead host has no addresses, and is not to be counted as one that has.
+        let _ = self
+            .lab
+            .host(node)?
+            .ip(&[format!("addr del {VIP4}/32 dev eth0")]);
         Ok(())
     }
 
@@ -157,12 +173,10 @@ impl Pair {
     /// # Errors
     /// The lab is broken or the daemon does not start.
     pub fn boot(&mut self, node: &'static str) -> Result<()> {
-        let host = self.lab.host(node)?;
-        // It may have been backup.
-        let _ = host.ip(&[format!("addr del {VIP4}/32 dev eth0")]);
-        let _ = std::fs::remove_dir_all(bpf_dir(host));
-        self.lab.plug(node, "eth0")?;
-        self.lab.plug(node, "eth1")?;
+        let _ = std::fs::remove_dir_all(bpf_dir(self.lab.host(node)?));
+        for (interface, direction) in CABLES {
+            self.lab.mend(node, interface, direction)?;
+        }
         self.start_again(node)
     }
 }
