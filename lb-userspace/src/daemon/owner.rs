@@ -177,6 +177,10 @@ impl Owner {
                 Some(command) = commands.recv() => match command {
                     Command::Status(answer) => {
                         let election = self.elector.status().await;
+                        // Who is told that a backend is up may send at once, and expect it in the table.
+                        if self.flush_at.is_some() {
+                            self.flush(self.now());
+                        }
                         drop(answer.send(report::status(&self, election)));
                     }
                     Command::Failover { to, answer } => self.failover(to.as_deref(), answer),

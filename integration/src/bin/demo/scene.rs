@@ -29,6 +29,8 @@ const WEB: &str = "web";
 const VICTIM: usize = 1;
 /// Between two looks at a load that runs.
 const LOOK: Duration = Duration::from_millis(50);
+/// Requests at once while a server dies and comes back.
+pub const UNDER_WAY: u16 = 4;
 /// How long the load runs on after a change.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 /// What a loaded machine may need beyond what the health check promises.
@@ -57,8 +59,10 @@ pub struct Outcome {
     /// Requests that failed while nobody knew.
     pub failed_until_detection: u64,
     pub sent_until_detection: u64,
-    /// Requests that began after it and failed.
+    /// Requests that failed and began after it, before the server came back.
     pub failed_after: u64,
+    /// Requests that failed when it came back: those under way over slots that it owns again.
+    pub failed_at_return: u64,
     /// From the start of the server to the status that says it is up.
     pub recovery: Duration,
     /// Packets that the program dropped, by reason.
@@ -160,6 +164,7 @@ impl Scene {
             failed_until_detection: 0,
             sent_until_detection: 0,
             failed_after: 0,
+            failed_at_return: 0,
             recovery: Duration::ZERO,
             dropped: Vec::new(),
         };
@@ -221,7 +226,7 @@ impl Scene {
     fn kill_and_revive(&mut self, outcome: &mut Outcome, screen: &Screen) -> Result<()> {
         let began = Instant::now();
         let load = Load {
-            concurrency: 4,
+            concurrency: UNDER_WAY,
             ..Load::new(self.to, u64::MAX)
         };
         let load = http::start(self.lab.host("client")?, load)?;
@@ -270,20 +275,27 @@ impl Scene {
             answers(&report) > before,
             "{name} is up again, but answered no request"
         );
-        // A request that began before the table was changed may fail after.
-        let known_by = detected_at + Duration::from_millis(50);
-        let late = report
-            .failures
-            .iter()
-            .filter(|failure| failure.at > known_by);
-        outcome.failed_after = late.count() as u64;
-        outcome.failed_until_detection = report.failures.len() as u64 - outcome.failed_after;
+        let returned_at = revived_at.duration_since(began);
+        for failure in &report.failures {
+            *if failure.at <= detected_at {
+                &mut outcome.failed_until_detection
+            } else if failure.at < returned_at {
+                &mut outcome.failed_after
+            } else {
+                &mut outcome.failed_at_return
+            } += 1;
+        }
+        let after = sent(&report) - sent_before - outcome.sent_until_detection;
         screen.note(&format!(
-            "failed requests: {} of {} until it was found, {} of {} after",
+            "failed requests: {} of {} until it was found, {} of {} after{}",
             thousands(outcome.failed_until_detection),
             thousands(outcome.sent_until_detection),
-            thousands(outcome.failed_after),
-            thousands(sent(&report) - sent_before - outcome.sent_until_detection),
+            thousands(outcome.failed_after + outcome.failed_at_return),
+            thousands(after),
+            match outcome.failed_at_return {
+                0 => String::new(),
+                number => format!(", {number} of them under way when {name} took its slots back"),
+            }
         ));
         Ok(())
     }

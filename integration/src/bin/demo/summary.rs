@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Setting,
-    scene::Outcome,
+    scene::{Outcome, UNDER_WAY},
     screen::{ms, percent, thousands},
 };
 
@@ -37,7 +37,8 @@ pub fn show(outcomes: &[(Setting, Outcome)], took: Duration, kept: Option<&str>)
             ms(outcome.detection),
             format!(
                 "{} / {}",
-                outcome.failed_until_detection, outcome.failed_after
+                outcome.failed_until_detection,
+                outcome.failed_after + outcome.failed_at_return
             ),
             ms(outcome.recovery),
         );
@@ -109,6 +110,12 @@ fn unexpected(outcome: &Outcome) -> Vec<String> {
         wrong.push(format!(
             "{} requests failed although the dead server was known",
             outcome.failed_after
+        ));
+    }
+    if outcome.failed_at_return > u64::from(UNDER_WAY) {
+        wrong.push(format!(
+            "{} requests failed when the server came back, and only {UNDER_WAY} were under way",
+            outcome.failed_at_return
         ));
     }
     for (reason, packets) in &outcome.dropped {
