@@ -174,8 +174,8 @@ pub trait Records {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Recorded,
-    /// Another packet of the flow was faster.
-    Exists,
+    /// Another packet of the flow was faster: this holds.
+    Exists(Recorded),
     Full,
     /// Another packet of the flow is just being recorded, elsewhere perhaps.
     Busy,
@@ -208,35 +208,34 @@ pub fn steer<R: Records>(
     records: &R,
     lives: impl Fn(u16) -> bool,
 ) -> Steer {
-    /// Another packet of the flow can be faster once; more often is not believed.
-    const ROUNDS: usize = 2;
-
-    for _ in 0..ROUNDS {
-        let found = records.find();
-        let recorded = found.as_ref().map(|(recorded, _)| *recorded);
-        match (decide(slot, recorded, kind, policy, &lives), found) {
-            (Decision::Forward(backend), found) => {
-                if let Some((_, found)) = found {
-                    records.seen(found);
-                }
-                return Steer::To(backend);
+    let found = records.find();
+    let recorded = found.as_ref().map(|(recorded, _)| *recorded);
+    match (decide(slot, recorded, kind, policy, &lives), found) {
+        (Decision::Forward(backend), found) => {
+            if let Some((_, found)) = found {
+                records.seen(found);
             }
-            (Decision::Record { backend, otherwise }, _) => match records.record(backend, kind) {
-                Outcome::Recorded => return Steer::To(backend),
-                Outcome::Full => return Steer::Unrecorded(otherwise),
-                Outcome::Exists => {}
-                Outcome::Busy => return Steer::Contended,
-            },
-            (Decision::Change(backend), Some((_, found))) => {
-                if records.change(found, backend) {
-                    return Steer::To(backend);
-                }
-            }
-            (Decision::Reset, _) => return Steer::Reset,
-            (Decision::NoBackend | Decision::Change(_), _) => return Steer::NoBackend,
+            Steer::To(backend)
         }
+        (Decision::Record { backend, otherwise }, _) => match records.record(backend, kind) {
+            Outcome::Recorded => Steer::To(backend),
+            Outcome::Full => Steer::Unrecorded(otherwise),
+            Outcome::Busy => Steer::Contended,
+            Outcome::Exists(recorded) => match decide(slot, Some(recorded), kind, policy, &lives) {
+                Decision::Forward(backend) => Steer::To(backend),
+                _ => Steer::Contended,
+            },
+        },
+        (Decision::Change(backend), Some((_, found))) => {
+            if records.change(found, backend) {
+                Steer::To(backend)
+            } else {
+                Steer::Contended
+            }
+        }
+        (Decision::Reset, _) => Steer::Reset,
+        (Decision::NoBackend | Decision::Change(_), _) => Steer::NoBackend,
     }
-    Steer::Contended
 }
 
 #[cfg(test)]

@@ -126,19 +126,47 @@ impl<L: Layout, M: Memory> Table<L, M> {
         Self::find(&set, hash, key)
     }
 
+    /// Whether a flow is in the table.
+    #[inline(always)]
+    pub fn contains(&self, key: &L::Key) -> bool {
+        let hash = key.hash(self.seed);
+        let Some(set) = self.memory.set(hash as u32 & self.mask) else {
+            return false;
+        };
+        Self::find_place(&set, hash, key).is_some()
+    }
+
     #[inline(always)]
     fn find<'a>(set: &M::Set<'a>, hash: u64, key: &L::Key) -> Option<Flow<'a, L, M>> {
-        let tag = tag(hash);
         for step in 0..L::WAYS {
             let at = Self::position(hash, step);
             let control = Control(set.load(at));
-            if control.is_live(tag)
+            if control.is_live(tag(hash))
                 && let Some(flow) = Self::read(set, key, at, control)
             {
                 return Some(flow);
             }
         }
         None
+    }
+
+    /// As [`find`](Self::find), without reading what is kept with the flow.
+    #[inline(always)]
+    fn find_place(set: &M::Set<'_>, hash: u64, key: &L::Key) -> Option<(usize, Control)> {
+        for step in 0..L::WAYS {
+            let at = Self::position(hash, step);
+            let control = Control(set.load(at));
+            if control.is_live(tag(hash)) && Self::is_of(set, key, at, control) {
+                return Some((at, control));
+            }
+        }
+        None
+    }
+
+    /// Whether a published entry has this key.
+    #[inline(always)]
+    fn is_of(set: &M::Set<'_>, key: &L::Key, at: usize, control: Control) -> bool {
+        key.equals(set, at + KEY) && set.load(at) == control.0
     }
 
     /// The flow of an entry if it has this key and was not changed while it was read.

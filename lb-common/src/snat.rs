@@ -6,8 +6,9 @@
 //! are in TIME_WAIT keeps the port taken.
 
 use crate::{
+    address::Address,
     flow_table::{
-        Block, Flags, Flow, FlowKey, Insert, Layout, Memory, Nat4, Nat6, Table, Translation, Value,
+        Block, Flags, FlowKey, Insert, Layout, Memory, Nat4, Nat6, Table, Translation, Value,
         WhenFull,
     },
     hash::{mix, reduce},
@@ -17,8 +18,6 @@ use crate::{
 /// Ports that are looked at for one connection. With a share `u` of the ports to one backend taken, `u^32` of the new connections find
 /// none: nobody up to 60 %, 1 in 1,000 at 80 %, 3 % at 90 %.
 pub const PROBES: u32 = 32;
-/// Attempts to take a port that was seen free, before other CPUs.
-const ATTEMPTS: u32 = 2;
 
 /// Ports that one node may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,110 +88,157 @@ translating! {
 }
 
 /// What became of a connection that asked for a port.
-pub enum Allocation<'a, L: Layout, M: Memory + 'a> {
-    /// Its packets are rewritten as this entry says.
-    New(Flow<'a, L, M>),
-    /// Another packet of it was faster.
-    Exists(Flow<'a, L, M>),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// Its packets are rewritten so.
+    New(Translation),
+    /// Another packet of it was faster: a lookup finds it.
+    Exists,
     /// No free port was found for this backend.
     Exhausted,
     /// The table has no room for it.
     Full,
-    /// Another CPU is deciding about it at this moment; the sender repeats the packet.
+    /// Another CPU is deciding about it, or took the port, at this moment; the sender repeats the packet.
     Contended,
 }
 
 /// Gives a connection an address and a port of `pool` towards `backend`.
 ///
-/// `flow` is the client's packet as it arrives; `value` is that of the client's entry, and the server's gets the same until its
-/// first packet.
+/// `flow` is the client's packet as it arrives; `value` is what its entries begin with.
 #[inline(always)]
-pub fn allocate<'a, L: Translating, M: Memory, A: Fn(u32) -> Option<crate::address::Address>>(
-    table: &'a Table<L, M>,
+pub fn allocate<L: Translating, M: Memory, A: Fn(u32) -> Option<Address>>(
+    table: &Table<L, M>,
     flow: &FlowKey,
     backend: Endpoint,
     pool: &Pool<A>,
     value: Value,
-) -> Allocation<'a, L, M> {
-    let key = L::key(flow);
-    // Where the search begins is another place for each connection, and another one than its set in the table.
-    let start = key.hash(mix(u64::from(backend.port)) ^ backend.address.low);
-    let from_server = Value {
-        flags: Flags(value.flags.0 & !Flags::FROM_CLIENT.0),
-        ..value
+) -> Allocation {
+    // Where the search begins is another place for each connection.
+    let seed = mix(u64::from(backend.port)) ^ backend.address.low;
+    let start = L::key(flow).hash(seed);
+    let mut translation = Translation {
+        source: backend,
+        destination: backend,
     };
-    let from_client = Value {
-        flags: Flags(value.flags.0 | Flags::FROM_CLIENT.0),
-        ..value
+    if !find_port(table, start, flow.protocol, pool, &mut translation) {
+        return Allocation::Exhausted;
+    }
+    // The server's first: it takes the port.
+    match insert_server(table, flow, &translation, value) {
+        Placed::Inserted => {}
+        Placed::Found | Placed::Busy => return Allocation::Contended,
+        Placed::Full => return Allocation::Full,
+    }
+    let allocation = match insert_client(table, flow, &translation, value) {
+        Placed::Inserted => return Allocation::New(translation),
+        Placed::Found => Allocation::Exists,
+        Placed::Full => Allocation::Full,
+        Placed::Busy => Allocation::Contended,
     };
+    remove_server(table, flow.protocol, &translation);
+    allocation
+}
+
+/// As [`Insert`], but for the entry.
+#[derive(Clone, Copy)]
+enum Placed {
+    Inserted,
+    Found,
+    Full,
+    Busy,
+}
+
+impl<L: Layout, M: Memory> From<Insert<'_, L, M>> for Placed {
+    #[inline(always)]
+    fn from(insert: Insert<'_, L, M>) -> Self {
+        match insert {
+            Insert::Inserted(_) => Self::Inserted,
+            Insert::Found(_) => Self::Found,
+            Insert::Full => Self::Full,
+            Insert::Busy => Self::Busy,
+        }
+    }
+}
+
+// Functions of their own, one after another: together, their keys do not fit on the stack of a BPF program.
+
+#[inline(never)]
+fn insert_server<L: Translating, M: Memory>(
+    table: &Table<L, M>,
+    flow: &FlowKey,
+    translation: &Translation,
+    value: Value,
+) -> Placed {
     let answers = Translation {
         source: flow.destination,
         destination: flow.source,
     };
-    for attempt in 0..ATTEMPTS {
-        let Some(source) = find_port(
-            table,
-            start.wrapping_add(u64::from(attempt * PROBES)),
-            flow.protocol,
-            backend,
-            pool,
-        ) else {
-            return Allocation::Exhausted;
-        };
-        let translation = Translation {
-            source,
-            destination: backend,
-        };
-        let answer = L::key(&translation.answered_by(flow.protocol));
-        let taken = match table.insert(&answer, from_server, &L::extra(&answers), WhenFull::Refuse)
-        {
-            Insert::Inserted(taken) => taken,
-            Insert::Full | Insert::Found(_) | Insert::Busy => continue,
-        };
-        let outcome =
-            match table.insert(&key, from_client, &L::extra(&translation), WhenFull::Refuse) {
-                Insert::Inserted(entry) => return Allocation::New(entry),
-                Insert::Found(entry) => Allocation::Exists(entry),
-                Insert::Full => Allocation::Full,
-                Insert::Busy => Allocation::Contended,
-            };
-        taken.remove();
-        return outcome;
-    }
-    Allocation::Contended
+    let value = Value {
+        flags: Flags(value.flags.0 & !Flags::FROM_CLIENT.0),
+        ..value
+    };
+    let key = L::key(&translation.answered_by(flow.protocol));
+    table
+        .insert(&key, value, &L::extra(&answers), WhenFull::Refuse)
+        .into()
 }
 
-/// An address and port that no connection to `backend` has.
-#[inline(always)]
-fn find_port<L: Translating, M: Memory, A: Fn(u32) -> Option<crate::address::Address>>(
+#[inline(never)]
+fn insert_client<L: Translating, M: Memory>(
+    table: &Table<L, M>,
+    flow: &FlowKey,
+    translation: &Translation,
+    value: Value,
+) -> Placed {
+    let value = Value {
+        flags: Flags(value.flags.0 | Flags::FROM_CLIENT.0),
+        ..value
+    };
+    table
+        .insert(
+            &L::key(flow),
+            value,
+            &L::extra(translation),
+            WhenFull::Refuse,
+        )
+        .into()
+}
+
+#[inline(never)]
+fn remove_server<L: Translating, M: Memory>(
+    table: &Table<L, M>,
+    protocol: u8,
+    translation: &Translation,
+) {
+    if let Some(flow) = table.lookup(&L::key(&translation.answered_by(protocol))) {
+        flow.remove();
+    }
+}
+
+/// Sets the source to an address and port that no connection to the destination has; false if none is found.
+#[inline(never)]
+fn find_port<L: Translating, M: Memory, A: Fn(u32) -> Option<Address>>(
     table: &Table<L, M>,
     start: u64,
     protocol: u8,
-    backend: Endpoint,
     pool: &Pool<A>,
-) -> Option<Endpoint> {
+    translation: &mut Translation,
+) -> bool {
     for probe in 0..PROBES {
         let random = mix(start.wrapping_add(u64::from(probe)));
         let Some(address) = (pool.address)(reduce((random >> 32) as u32, pool.addresses)) else {
             continue;
         };
         let port = reduce(random as u32, u32::from(pool.ports.count)) as u16;
-        let source = Endpoint {
+        translation.source = Endpoint {
             address,
             port: pool.ports.first.wrapping_add(port),
         };
-        let translation = Translation {
-            source,
-            destination: backend,
-        };
-        if table
-            .lookup(&L::key(&translation.answered_by(protocol)))
-            .is_none()
-        {
-            return Some(source);
+        if !table.contains(&L::key(&translation.answered_by(protocol))) {
+            return true;
         }
     }
-    None
+    false
 }
 
 #[cfg(test)]

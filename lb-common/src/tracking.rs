@@ -60,11 +60,7 @@ impl<'a, L: Layout<Extra = [u64; 0]>, M: Memory> Records for PacketRecords<'a, L
     #[inline(always)]
     fn find(&self) -> Option<(Recorded, Self::Found)> {
         let tracked = self.tracker.find(&self.key)?;
-        let recorded = Recorded {
-            backend: tracked.flow.value.backend,
-            over: State::from_number(tracked.flow.value.state).is_over(),
-        };
-        Some((recorded, tracked))
+        Some((recorded(tracked.flow.value), tracked))
     }
 
     #[inline(always)]
@@ -92,18 +88,16 @@ impl<'a, L: Layout<Extra = [u64; 0]>, M: Memory> Records for PacketRecords<'a, L
             state: State::first(self.protocol, self.flags) as u8,
             flags: Flags::default(),
         };
-        let inserted = if matches!(kind, Kind::Opens) {
-            self.tracker
-                .half_open
-                .insert(&self.key, value, &[], self.when_full)
+        let tracker = self.tracker;
+        let (table, when_full) = if matches!(kind, Kind::Opens) {
+            (&tracker.half_open, self.when_full)
         } else {
-            self.tracker
-                .flows
-                .insert(&self.key, value, &[], WhenFull::Refuse)
+            (&tracker.flows, WhenFull::Refuse)
         };
+        let inserted = table.insert(&self.key, value, &[], when_full);
         match inserted {
             Insert::Inserted(_) => Outcome::Recorded,
-            Insert::Found(_) => Outcome::Exists,
+            Insert::Found(flow) => Outcome::Exists(recorded(flow.value)),
             Insert::Full => Outcome::Full,
             Insert::Busy => Outcome::Busy,
         }
@@ -117,6 +111,14 @@ impl<'a, L: Layout<Extra = [u64; 0]>, M: Memory> Records for PacketRecords<'a, L
             state: State::first(self.protocol, self.flags) as u8,
             ..found.flow.value
         })
+    }
+}
+
+#[inline(always)]
+const fn recorded(value: Value) -> Recorded {
+    Recorded {
+        backend: value.backend,
+        over: State::from_number(value.state).is_over(),
     }
 }
 

@@ -39,7 +39,7 @@ pub fn identity(backend: &BackendKey) -> u64 {
 /// their order (of two with the same identity the first is first). Shares are exact to one slot.
 ///
 /// # Panics
-/// More than 65,535 backends: a slot could not name them. The model has at most so many in a service.
+/// More than 65,534 backends: a slot could not name them. The model has at most so many in a service.
 pub fn build(seed: u64, backends: &[(u64, u32)], size: u32) -> Vec<u16> {
     assert!(
         backends.len() <= MAX_BACKENDS_PER_SERVICE,

@@ -170,8 +170,8 @@ pub const DEFAULT_HASH_SEED: u64 = 0x6675_7461_676f;
 pub const DEFAULT_SLOTS: u32 = 65_537;
 /// Larger tables take seconds to build.
 pub const MAX_SLOTS_PER_SERVICE: u32 = 1 << 22;
-/// Slots name a backend by 16 bits, where 0 is "none".
-pub const MAX_BACKENDS_PER_SERVICE: usize = u16::MAX as usize;
+/// Slots name a backend by 16 bits, where 0 is "none" and the last number says that earlier owners are in the records.
+pub const MAX_BACKENDS_PER_SERVICE: usize = u16::MAX as usize - 1;
 pub const MAX_WEIGHT: u16 = 1000;
 /// Assigned to Generic UDP Encapsulation.
 pub const DEFAULT_GUE_PORT: u16 = 6080;

@@ -11,7 +11,7 @@ use std::{
 
 use lb_common::{
     address::Address,
-    consistency::{IN_RECORDS, OnDown, Policy, Steer, looks_up, steer},
+    consistency::{OnDown, Policy, SlotPhase, Steer, looks_up, steer},
     flow_state::{ACK, FIN, Kind, Phase, RST, SYN, State, Timeouts},
     flow_table::{Flow4, FlowKey, HeapMemory, Table, Ticks, WhenFull},
     hash::{self, mix},
@@ -334,8 +334,9 @@ impl World {
             self.clients.remove(&client);
             return;
         }
-        let first_owner = slot.previous != IN_RECORDS && to == slot.previous;
-        let limit = !recorded && !first_owner && slot.current != slot.previous;
+        // A flow that could not be recorded while the previous owner was down is that one's when it recovers.
+        let limit = !recorded
+            && matches!(SlotPhase::of(slot), SlotPhase::Transition { previous } if !self.lives(previous));
         self.clients.insert(
             client,
             Client {
@@ -466,7 +467,18 @@ impl World {
                 self.process(&packet);
             }
             80..90 => self.maintain(),
-            90..99 => {
+            90..93 => {
+                // CPUs stop in the middle of as many packets as there are CPUs, and the daemon goes on.
+                for _ in 0..3 {
+                    self.traffic();
+                }
+                self.maintain();
+                self.pass(Duration::from_millis(60));
+                self.maintain();
+                self.pass(Duration::from_millis(60));
+                self.maintain();
+            }
+            93..99 => {
                 let time = Duration::from_millis(1 + self.random.below(150));
                 self.pass(time);
             }

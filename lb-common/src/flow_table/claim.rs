@@ -13,6 +13,15 @@ pub enum WhenFull {
     Evict,
 }
 
+/// A flow to put in.
+struct New<'a, L: Layout> {
+    key: &'a L::Key,
+    value: Value,
+    extra: &'a L::Extra,
+    hash: u64,
+    when_full: WhenFull,
+}
+
 /// What became of an insertion.
 pub enum Insert<'a, L: Layout, M: Memory + 'a> {
     /// The flow is in the table as given.
@@ -25,11 +34,56 @@ pub enum Insert<'a, L: Layout, M: Memory + 'a> {
     Busy,
 }
 
+/// As [`Insert`], with the entry's first word in its set and its control word.
+enum Outcome {
+    Inserted(usize, Control),
+    Found(usize, Control),
+    Full,
+    Busy,
+}
+
+impl Outcome {
+    const KIND_SHIFT: u32 = 60;
+    const AT_SHIFT: u32 = 32;
+
+    /// In one word; the tag is left out.
+    #[inline(always)]
+    const fn pack(self) -> u64 {
+        let (kind, at, control) = match self {
+            Self::Full => (0, 0, 0),
+            Self::Busy => (1, 0, 0),
+            Self::Found(at, control) => (2, at, control.0),
+            Self::Inserted(at, control) => (3, at, control.0),
+        };
+        kind << Self::KIND_SHIFT | (at as u64) << Self::AT_SHIFT | control as u32 as u64
+    }
+
+    #[inline(always)]
+    const fn unpack(word: u64, tag: u32) -> Self {
+        let at = (word >> Self::AT_SHIFT) as usize & 0xffff;
+        let control = Control((tag as u64) << 32 | word as u32 as u64);
+        match word >> Self::KIND_SHIFT {
+            0 => Self::Full,
+            1 => Self::Busy,
+            2 => Self::Found(at, control),
+            _ => Self::Inserted(at, control),
+        }
+    }
+}
+
 /// What the search for rivals says.
-enum Rivals<'a, L: Layout, M: Memory + 'a> {
+enum Rivals {
     None,
-    Published(Flow<'a, L, M>),
+    Published(usize, Control),
     Undecided,
+}
+
+/// What one look at the set shows.
+enum Look {
+    Alone,
+    Published(usize, Control),
+    /// Somebody is about to publish what has the same tag; of several, the one in the lowest way.
+    Claimed(usize),
 }
 
 impl<L: Layout, M: Memory> Table<L, M> {
@@ -46,35 +100,63 @@ impl<L: Layout, M: Memory> Table<L, M> {
         let Some(set) = self.memory.set(hash as u32 & self.mask) else {
             return Insert::Full;
         };
+        let new = New {
+            key,
+            value,
+            extra,
+            hash,
+            when_full,
+        };
+        match Outcome::unpack(self.insert_new(&new), tag(hash)) {
+            Outcome::Inserted(at, control) => Insert::Inserted(Flow {
+                set,
+                at,
+                control,
+                value,
+                extra: *extra,
+            }),
+            Outcome::Found(at, control) => match Self::read(&set, key, at, control) {
+                Some(flow) => Insert::Found(flow),
+                None => Insert::Busy,
+            },
+            Outcome::Full => Insert::Full,
+            Outcome::Busy => Insert::Busy,
+        }
+    }
+
+    /// A BPF function of its own: the packet path puts flows in at several places. It takes one pointer and gives one word, because
+    /// the stacks of all functions in a chain of calls share 512 bytes.
+    #[inline(never)]
+    fn insert_new(&self, new: &New<'_, L>) -> u64 {
+        let New {
+            key,
+            hash,
+            when_full,
+            ..
+        } = *new;
+        let Some(set) = self.memory.set(hash as u32 & self.mask) else {
+            return Outcome::Full.pack();
+        };
         // Not for correctness: without it, a flow that is there would take an entry for a moment.
-        if let Some(flow) = Self::find(&set, hash, key) {
-            return Insert::Found(flow);
+        if let Some((at, control)) = Self::find_place(&set, hash, key) {
+            return Outcome::Found(at, control).pack();
         }
         let Some((at, control)) = Self::claim(&set, hash, when_full) else {
-            return Insert::Full;
+            return Outcome::Full.pack();
         };
-        set.store(at + VALUE, value.pack());
+        set.store(at + VALUE, new.value.pack());
         key.write(&set, at + KEY);
-        extra.write(&set, at + KEY + L::Key::WORDS);
+        new.extra.write(&set, at + KEY + L::Key::WORDS);
         self.memory.fence();
-        match Self::rivals(&set, hash, key, at, control) {
-            Rivals::None => {
-                let live = control.publish();
-                // Fails if this writer was away for so long that it was taken for dead.
-                if !set.compare_exchange(at, control.0, live.0) {
-                    return Insert::Busy;
-                }
-                Insert::Inserted(Flow {
-                    set,
-                    at,
-                    control: live,
-                    value,
-                    extra: *extra,
-                })
+        let outcome = match Self::rivals(&set, hash, key, at, control) {
+            // Fails if this writer was away for so long that it was taken for dead.
+            Rivals::None if set.compare_exchange(at, control.0, control.publish().0) => {
+                Outcome::Inserted(at, control.publish())
             }
-            Rivals::Published(flow) => Insert::Found(flow),
-            Rivals::Undecided => Insert::Busy,
-        }
+            Rivals::Published(at, control) => Outcome::Found(at, control),
+            Rivals::None | Rivals::Undecided => Outcome::Busy,
+        };
+        outcome.pack()
     }
 
     /// Takes an entry: its first word, and the control word that it has now.
@@ -96,6 +178,7 @@ impl<L: Layout, M: Memory> Table<L, M> {
 
     #[inline(always)]
     fn free(set: &M::Set<'_>, hash: u64) -> Option<(usize, Control)> {
+        let hash = afresh(hash);
         for step in 0..L::WAYS {
             let at = Self::position(hash, step);
             let control = Control(set.load(at));
@@ -108,66 +191,85 @@ impl<L: Layout, M: Memory> Table<L, M> {
 
     #[inline(always)]
     fn oldest(set: &M::Set<'_>, hash: u64) -> Option<(usize, Control)> {
-        let mut oldest = None;
+        let hash = afresh(hash);
+        let mut oldest = (usize::MAX, Control(0), 0);
         for step in 0..L::WAYS {
             let at = Self::position(hash, step);
             let control = Control(set.load(at));
             if !control.holds() {
                 continue;
             }
-            let seen = Value::unpack(set.load(at + VALUE)).seen;
-            oldest = match oldest {
-                Some((_, _, best)) if !before(seen.0, best) => oldest,
-                _ => Some((at, control, seen.0)),
-            };
+            let seen = Value::unpack(set.load(at + VALUE)).seen.0;
+            let (best, _, age) = oldest;
+            if best == usize::MAX || before(seen, age) {
+                oldest = (at, control, seen);
+            }
         }
-        oldest.map(|(at, control, _)| (at, control))
+        let (at, control, _) = oldest;
+        (at != usize::MAX).then_some((at, control))
     }
 
-    /// Looks for other entries of the same flow. Unless there is none, the own entry has been given back.
+    /// Whether other entries have the same flow. Unless there is none, the own entry has been given back.
+    ///
+    /// Three loops one after another: nested, or as one with a cursor, they cost the verifier a million instructions.
     #[inline(always)]
-    fn rivals<'a>(
-        set: &M::Set<'a>,
-        hash: u64,
-        key: &L::Key,
-        own: usize,
-        control: Control,
-    ) -> Rivals<'a, L, M> {
-        let tag = tag(hash);
-        let mut step = 0;
-        let mut given_up = false;
-        for _ in 0..L::WAYS + L::PATIENCE {
-            if step >= L::WAYS {
-                break;
+    fn rivals(set: &M::Set<'_>, hash: u64, key: &L::Key, own: usize, control: Control) -> Rivals {
+        let claimed = match Self::look(set, hash, key, own) {
+            Look::Alone => return Rivals::None,
+            Look::Published(at, theirs) => {
+                Self::give_back(set, own, control);
+                return Rivals::Published(at, theirs);
             }
-            let at = Self::position(hash, step);
-            let other = Control(set.load(at));
-            if at != own && other.is_claimed_by(tag) {
-                // Two that see each other must not both wait.
-                if at < own && !given_up {
-                    given_up = true;
-                    Self::give_back(set, own, control);
-                }
-                continue;
-            }
-            step += 1;
-            if at != own
-                && other.is_live(tag)
-                && let Some(flow) = Self::read(set, key, at, other)
-            {
-                if !given_up {
-                    Self::give_back(set, own, control);
-                }
-                return Rivals::Published(flow);
-            }
-        }
-        if step >= L::WAYS && !given_up {
-            return Rivals::None;
-        }
-        if !given_up {
+            Look::Claimed(at) => at,
+        };
+        // Two that see each other must not both wait.
+        let yields = claimed < own;
+        if yields {
             Self::give_back(set, own, control);
         }
-        Rivals::Undecided
+        for _ in 0..L::PATIENCE {
+            if !Control(set.load(claimed)).is_claimed_by(tag(hash)) {
+                break;
+            }
+        }
+        let look = Self::look(set, hash, key, own);
+        if !yields {
+            if let Look::Alone = look {
+                return Rivals::None;
+            }
+            Self::give_back(set, own, control);
+        }
+        match look {
+            Look::Published(at, theirs) => Rivals::Published(at, theirs),
+            Look::Alone | Look::Claimed(_) => Rivals::Undecided,
+        }
+    }
+
+    /// Looks at all entries of the set but the own one.
+    #[inline(always)]
+    fn look(set: &M::Set<'_>, hash: u64, key: &L::Key, own: usize) -> Look {
+        let hash = afresh(hash);
+        let tag = tag(hash);
+        let mut lowest = usize::MAX;
+        for step in 0..L::WAYS {
+            let at = Self::position(hash, step);
+            let other = Control(set.load(at));
+            if at == own {
+                continue;
+            }
+            if other.is_claimed_by(tag) {
+                if at < lowest {
+                    lowest = at;
+                }
+            } else if other.is_live(tag) && Self::is_of(set, key, at, other) {
+                return Look::Published(at, other);
+            }
+        }
+        if lowest == usize::MAX {
+            Look::Alone
+        } else {
+            Look::Claimed(lowest)
+        }
     }
 
     #[inline(always)]
@@ -175,6 +277,13 @@ impl<L: Layout, M: Memory> Table<L, M> {
         // Failure: it was taken for dead and is somebody else's by now.
         let _ = set.compare_exchange(at, control.0, control.free().0);
     }
+}
+
+/// The hash again, without the compiler knowing. It would keep the positions of all entries from one loop for the next, and they take
+/// most of a BPF program's stack.
+#[inline(always)]
+fn afresh(hash: u64) -> u64 {
+    core::hint::black_box(hash)
 }
 
 #[inline(always)]

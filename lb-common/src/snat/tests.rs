@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::{address::Address, flow_table::HeapMemory, wire::PROTOCOL_TCP};
+use crate::{flow_table::HeapMemory, wire::PROTOCOL_TCP};
 
 const BACKENDS: [Endpoint; 2] = [
     Endpoint {
@@ -61,12 +61,14 @@ fn sixty_thousand_connections_of_four_clients_do_not_collide_and_leave_nothing()
     for number in 0..60_000_u32 {
         let flow = flow((number % 4) as u8, 1024 + (number / 4) as u16);
         let backend = BACKENDS[(number / 2 % 2) as usize];
-        let Allocation::New(entry) = allocate(&table, &flow, backend, &pool, Value::default())
+        let Allocation::New(translation) =
+            allocate(&table, &flow, backend, &pool, Value::default())
         else {
             panic!("connection {number} got no port");
         };
-        let translation = Nat4::translation(entry.extra);
         assert_eq!(translation.destination, backend);
+        let entry = table.lookup(&Nat4::key(&flow)).expect("it is in");
+        assert_eq!(Nat4::translation(entry.extra), translation);
         assert!(entry.value.flags.has(Flags::FROM_CLIENT));
         let answer = translation.answered_by(PROTOCOL_TCP);
         assert!(
@@ -131,11 +133,13 @@ fn a_port_that_is_in_time_wait_is_not_given_out() {
         ..pool(one)
     };
     let first = flow(1, 1);
-    let Allocation::New(entry) = allocate(&table, &first, BACKENDS[0], &pool, Value::default())
+    let Allocation::New(translation) =
+        allocate(&table, &first, BACKENDS[0], &pool, Value::default())
     else {
         panic!("the only port is free");
     };
-    let answer = Nat4::key(&Nat4::translation(entry.extra).answered_by(PROTOCOL_TCP));
+    let entry = table.lookup(&Nat4::key(&first)).expect("it is in");
+    let answer = Nat4::key(&translation.answered_by(PROTOCOL_TCP));
     // The connection is over, the client's entry has gone, the server's waits.
     assert!(entry.remove());
     let second = flow(1, 2);

@@ -186,7 +186,7 @@ fn with_owner(slot: Slot, owner: u16) -> Option<(Slot, bool)> {
         // All flows of those who came between are recorded.
         SlotPhase::Transition { previous } if previous == owner => (new(IN_RECORDS), true),
         SlotPhase::Transition { previous } => (new(previous), false),
-        SlotPhase::Records if slot.current == NO_BACKEND => (new(IN_RECORDS), false),
+        SlotPhase::Records if slot.current == NO_BACKEND => (new(IN_RECORDS), true),
         SlotPhase::Records => (new(slot.current), true),
     })
 }
