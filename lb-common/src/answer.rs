@@ -12,7 +12,7 @@ use crate::{
     ip::{Ip, V4, V6},
     job::{Job, Outcome},
     link::Exit,
-    parse::Link,
+    parse::{self, Link, PortPair},
     reason::Reason,
     tables::{Tables, flags},
     tunnel,
@@ -27,15 +27,50 @@ const MAX_QUOTE: usize = 128;
 const LEAST_MTU_V6: usize = 1280;
 const HOPS: u8 = 64;
 
-/// Answers the packet, if it may be: by `job.reason`, the reason for which it cannot go on.
-///
-/// The outcome is that reason, or [`Reason::Unmatched`]'s policy, where there is no answer; the packet is then unchanged.
+/// A packet that cannot go on. Nothing else of it is kept for an answer, which parses it anew: packets without one do not pay for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// [`Reason::TooBig`], [`Reason::TtlExpired`] or [`Reason::Unmatched`].
+    pub reason: Reason,
+    /// Record of a service that has the packet's destination.
+    pub service: u32,
+    /// Record of the backend that it was for; 0 for none.
+    pub backend: u32,
+}
+
+/// The job of answering a packet: what it was taken for at first, found out once more.
 #[inline(always)]
-pub fn answer<F: Frame, T: Tables>(frame: &mut F, tables: &T, job: &Job) -> Outcome {
-    let reason = match Reason::from_number(job.reason as u32) {
-        Some(reason) => reason,
-        None => Reason::TableDefect,
+pub fn describe<F: Frame>(frame: &F, case: Case) -> Option<Job> {
+    let link = parse::link(frame)?;
+    let network = if link.ethertype == ETHERTYPE_IPV4 {
+        V4::parse(frame, link.length())
+    } else {
+        V6::parse(frame, link.length())
     };
+    let no_ports = PortPair {
+        source: 0,
+        destination: 0,
+    };
+    let network = network.ok()?;
+    Some(Job::new(
+        link,
+        &network,
+        no_ports,
+        case.service,
+        case.backend,
+    ))
+}
+
+/// Answers the packet, if it may be.
+///
+/// The outcome is the reason, or the policy for [`Reason::Unmatched`], where there is no answer; the packet is then unchanged.
+#[inline(always)]
+pub fn answer<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    job: &Job,
+    reason: Reason,
+) -> Outcome {
     let result = if job.ethertype == ETHERTYPE_IPV4 {
         answer_packet::<V4, F, T>(frame, tables, job, reason)
     } else {

@@ -4,6 +4,7 @@
 //! source → service → rewrite → route → link. Every way out has a [`Reason`] and is counted once.
 
 use crate::{
+    answer::Case,
     echo,
     frame::Frame,
     hash,
@@ -112,7 +113,7 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
         parse::ports(frame, &network)
     };
     let Some(ports) = ports else {
-        return without_ports(frame, tables, link, &network);
+        return without_ports(frame, tables, &network);
     };
     let key = Key::new(network.destination, network.protocol, ports.destination);
     if let Some(Entry::Service(record)) = index::find(tables, &key) {
@@ -138,7 +139,7 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
         }
     }
     let record = unserved(tables, &network)?;
-    unmatched(frame, tables, link, &network, ports, record)
+    unmatched(frame, tables, record)
 }
 
 /// Forward direction: client to backend.
@@ -180,14 +181,13 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
             };
             if let Err(reason) = translate::<V, F>(frame, link, network, End::Destination, old, new)
             {
-                let job = Job::new(link, network, ports, service_record, record);
-                return stopped(frame, tables, &job, reason);
+                return stopped(frame, tables, reason, service_record, record);
             }
         }
         Some(Mode::Ipip | Mode::Gre | Mode::Gue) if tables.features() & features::TUNNEL != 0 => {
             let job = Job::new(link, network, ports, service_record, record);
             return sent(tables.encapsulate(frame, &job), record)
-                .or_else(|reason| stopped(frame, tables, &job, reason));
+                .or_else(|reason| stopped(frame, tables, reason, service_record, record));
         }
         _ => return Err(Reason::TableDefect),
     }
@@ -277,31 +277,34 @@ fn flow_hash(service: &Service, network: &Network, ports: PortPair) -> u32 {
 fn stopped<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
-    job: &Job,
     reason: Reason,
+    service: u32,
+    backend: u32,
 ) -> Result<Sent, Halt> {
     let told = reason as u32 == Reason::TooBig as u32 || reason as u32 == Reason::TtlExpired as u32;
     if told && tables.features() & features::ANSWER != 0 {
-        return sent(tables.answer(frame, &job.because(reason)), 0);
+        let case = Case {
+            reason,
+            service,
+            backend,
+        };
+        return sent(tables.answer(frame, case), 0);
     }
     Err(reason)
 }
 
 /// A packet to an address of a service and to no service, as the policy of the address says.
 #[inline(always)]
-fn unmatched<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    link: Link,
-    network: &Network,
-    ports: PortPair,
-    record: u32,
-) -> Result<Sent, Halt> {
+fn unmatched<F: Frame, T: Tables>(frame: &mut F, tables: &T, service: u32) -> Result<Sent, Halt> {
     if tables.features() & features::ANSWER == 0 {
         return Err(Reason::Unmatched);
     }
-    let job = Job::new(link, network, ports, record, 0).because(Reason::Unmatched);
-    sent(tables.answer(frame, &job), 0)
+    let case = Case {
+        reason: Reason::Unmatched,
+        service,
+        backend: 0,
+    };
+    sent(tables.answer(frame, case), 0)
 }
 
 /// A packet whose ports could not be read.
@@ -309,7 +312,6 @@ fn unmatched<F: Frame, T: Tables>(
 fn without_ports<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
-    link: Link,
     network: &Network,
 ) -> Result<Sent, Halt> {
     if network.protocol == PROTOCOL_ICMPV6 && lease::withholds_solicitation(frame, tables, network)
@@ -323,11 +325,7 @@ fn without_ports<F: Frame, T: Tables>(
     if crate::ip::transport_checksum_offset(network.protocol).is_some() {
         return Err(Reason::MalformedTransport);
     }
-    let ports = PortPair {
-        source: 0,
-        destination: 0,
-    };
-    unmatched(frame, tables, link, network, ports, record)
+    unmatched(frame, tables, record)
 }
 
 /// A packet for no service: the record of a service that has its destination; an error if that is none of our business.

@@ -29,7 +29,8 @@ pub trait Frame {
     #[must_use]
     fn truncate(&mut self, length: usize) -> bool;
 
-    /// Looks anew where the frame lies, after something else has moved its start.
+    /// Looks anew where the frame lies: after something else has moved its start, and where the compiler is to forget what it knows
+    /// of the bounds, because the verifier cannot follow it.
     fn renew(&mut self) {}
 
     /// Interface that it arrived on.

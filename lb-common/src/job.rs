@@ -35,9 +35,7 @@ pub struct Job {
     pub protocol: u8,
     pub tos: u8,
     pub fragment: u8,
-    /// Why this is done, where that is not clear: a [`Reason`].
-    pub reason: u16,
-    pub reserved: u32,
+    pub reserved: [u16; 3],
 }
 
 impl Job {
@@ -65,17 +63,7 @@ impl Job {
             protocol: network.protocol,
             tos: network.tos,
             fragment: network.fragment as u8,
-            reason: 0,
-            reserved: 0,
-        }
-    }
-
-    /// With the reason for which the packet cannot go on.
-    #[inline(always)]
-    pub const fn because(self, reason: Reason) -> Self {
-        Self {
-            reason: reason as u16,
-            ..self
+            reserved: [0; 3],
         }
     }
 

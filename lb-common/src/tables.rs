@@ -7,10 +7,10 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     address::Address,
-    answer,
+    answer::{self, Case},
     echo::Identity,
     frame::Frame,
-    job::Job,
+    job::{Job, Outcome},
     lease::{Held, Lease},
     reason::Reason,
     tunnel,
@@ -384,13 +384,16 @@ pub trait Tables {
         0
     }
 
-    /// Answers the sender of the packet of `job`, which cannot go on; a packed [`Outcome`](crate::job::Outcome).
+    /// Answers the sender of a packet that cannot go on; a packed [`Outcome`](crate::job::Outcome).
     #[inline(always)]
-    fn answer<F: Frame>(&self, frame: &mut F, job: &Job) -> u64
+    fn answer<F: Frame>(&self, frame: &mut F, case: Case) -> u64
     where
         Self: Sized,
     {
-        answer::answer(frame, self, job).pack()
+        match answer::describe(frame, case) {
+            Some(job) => answer::answer(frame, self, &job, case.reason).pack(),
+            None => Outcome::not_sent(case.reason).pack(),
+        }
     }
 
     /// Whether there have not been too many answers lately; counts one.

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
-    answer,
+    answer::{self, Case},
     ip::{self, Chain},
     job::Outcome,
     parse,
@@ -13,7 +13,7 @@ use lb_common::{
 
 use crate::{
     frame::XdpFrame,
-    maps::{MapTables, job},
+    maps::{MapTables, hand_over, job},
 };
 
 /// [`parse::tags`]; 0 for none.
@@ -44,16 +44,30 @@ pub extern "C" fn encapsulate(context: *mut xdp_md) -> u64 {
     opaque(tunnel::encapsulate(&mut XdpFrame::new(&context), &tables, job).pack())
 }
 
-/// [`answer::answer`] of the job that was handed over: a packed [`Outcome`].
+/// Hands over [`answer::describe`] of the frame, a service and a backend (in the upper half); 0 if it cannot be read.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn answer(context: *mut xdp_md) -> u64 {
-    let Some(job) = job() else {
+pub extern "C" fn describe(context: *mut xdp_md, records: u64) -> u64 {
+    let context = XdpContext::new(context);
+    let case = Case {
+        reason: Reason::Unmatched,
+        service: records as u32,
+        backend: (records >> 32) as u32,
+    };
+    let job = answer::describe(&XdpFrame::new(&context), case);
+    opaque(job.is_some_and(|job| hand_over(&job)).into())
+}
+
+/// [`answer::answer`] of the job that was handed over, for the reason of this number: a packed [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn answer(context: *mut xdp_md, reason: u32) -> u64 {
+    let (Some(job), Some(reason)) = (job(), Reason::from_number(reason)) else {
         return DEFECT;
     };
     let context = XdpContext::new(context);
     let tables = MapTables::new(&context);
-    opaque(answer::answer(&mut XdpFrame::new(&context), &tables, job).pack())
+    opaque(answer::answer(&mut XdpFrame::new(&context), &tables, job, reason).pack())
 }
 
 pub const DEFECT: u64 = Outcome::not_sent(Reason::TableDefect).pack();

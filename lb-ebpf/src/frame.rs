@@ -68,7 +68,9 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn truncate(&mut self, length: usize) -> bool {
-        let delta = length as i32 - self.length() as i32;
+        // Hidden: the compiler would subtract pointers in 32 bits, which the verifier does not allow.
+        let current = core::hint::black_box(self.length());
+        let delta = length as i32 - current as i32;
         // SAFETY: the context is the one the kernel handed to this program.
         let cut = unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) == 0 };
         *self = Self::new(self.context);
@@ -77,7 +79,13 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn renew(&mut self) {
-        *self = Self::new(self.context);
+        // Hidden, so that the compiler does not take the bounds for those that it has checked already.
+        let context = core::hint::black_box(self.context.ctx);
+        // SAFETY: the context that the kernel handed to this program.
+        unsafe {
+            self.data = (*context).data as usize;
+            self.data_end = (*context).data_end as usize;
+        }
     }
 
     #[inline(always)]

@@ -15,9 +15,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
+    answer::Case,
     echo::Identity,
     frame::Frame,
-    job::Job,
+    job::{Job, Outcome},
     lease::{self, Held, Lease},
     reason::Reason,
     tables::{Backend, Counter, NextHop, Route, RouteQuery, Service, Settings, Tables},
@@ -67,7 +68,7 @@ pub struct Answers {
 static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 
 #[inline(always)]
-fn hand_over(job: &Job) -> bool {
+pub fn hand_over(job: &Job) -> bool {
     match JOB.get_ptr_mut(0) {
         Some(place) => {
             // SAFETY: an element of the map for this CPU, on which no other program runs before this one has ended.
@@ -197,11 +198,12 @@ impl Tables for MapTables<'_> {
     }
 
     #[inline(always)]
-    fn answer<F: Frame>(&self, frame: &mut F, job: &Job) -> u64 {
-        if !hand_over(job) {
-            return apart::DEFECT;
+    fn answer<F: Frame>(&self, frame: &mut F, case: Case) -> u64 {
+        let records = u64::from(case.service) | u64::from(case.backend) << 32;
+        if apart::describe(self.context.ctx, records) == 0 {
+            return Outcome::not_sent(case.reason).pack();
         }
-        let outcome = apart::answer(self.context.ctx);
+        let outcome = apart::answer(self.context.ctx, case.reason as u32);
         frame.renew();
         outcome
     }

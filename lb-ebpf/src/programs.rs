@@ -12,6 +12,7 @@ use crate::{frame::XdpFrame, maps::MapTables};
 
 /// The load balancer.
 #[xdp]
+#[inline(always)]
 pub fn balancer(context: XdpContext) -> u32 {
     let tables = MapTables::new(&context);
     match forward(&mut XdpFrame::new(&context), &tables) {
