@@ -1,7 +1,7 @@
 //! `cargo xtask`: how Futago is built, tested and shown. Links to none of the other crates, so that it runs when they do not build.
 
-mod demo;
 mod ebpf;
+mod lab;
 mod packages;
 mod process;
 mod test;
@@ -24,14 +24,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Demo(demo::Args),
+    /// A load balancer, a client and three web servers as network namespaces, with real HTTP requests
+    Demo(lab::Args),
+    /// Break something of a running pair and measure what a client saw
+    Drill(lab::Args),
     Ebpf(ebpf::Args),
     Test(test::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => lab::run("demo", args),
+        Command::Drill(args) => lab::run("drill", args),
         Command::Ebpf(args) => ebpf::run(args),
         Command::Test(args) => test::run(args),
     };
