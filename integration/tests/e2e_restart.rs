@@ -51,6 +51,8 @@ fn killed_during_a_download(mode: Mode, segments: Segments) -> Result<()> {
     stage.daemon.process.kill()?;
     std::thread::sleep(500 * MS);
     let lb = stage.balancer()?.clone();
+    // The kernel may forget neighbours meanwhile; the tables do not.
+    lb.ip(&["neigh flush all"])?;
     stage.daemon = Daemon::start_again(&lb, &[])?;
     let adopted = stage.daemon.status()?;
     std::thread::sleep(1000 * MS);

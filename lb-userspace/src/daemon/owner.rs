@@ -36,7 +36,7 @@ use crate::{
     dataplane::{self, Dataplane},
     net::{
         self,
-        next_hop::NextHopChanged,
+        next_hop::{NextHopChanged, Unresolved, Why},
         sysctl,
         watch::{Event, Watcher},
     },
@@ -523,10 +523,14 @@ impl Owner {
             .flat_map(|service| service.backends.iter().map(|backend| backend.address))
             .collect();
         let until = tokio::time::Instant::now() + Duration::from_secs(2);
-        while wanted
-            .iter()
-            .any(|address| !self.next_hops.contains_key(address))
-        {
+        let open = |owner: &Self, address| match owner.next_hops.get(address) {
+            None => true,
+            // The adopted tables may still know what the kernel has forgotten and asks for anew.
+            Some(known) => {
+                owner.adopted && matches!(known.why, Why::Unresolved(Unresolved::Waiting { .. }))
+            }
+        };
+        while wanted.iter().any(|address| open(self, address)) {
             match tokio::time::timeout_at(until, self.events.recv()).await {
                 Ok(Some(Event::NextHop(changed))) => {
                     self.next_hops.insert(changed.address, changed);
