@@ -184,7 +184,7 @@ impl Scene {
         Ok(format!(
             "The last lab is still up.\n\n\
              a shell in a host, and how to remove it all:\n{}\n\
-             try:\n  nsenter --net=/run/netns/{client} curl http://{}/\n  \
+             try:\n  nsenter --net=/run/netns/{client} curl 'http://{}/'\n  \
              export FUTAGO_SOCKET={}\n  {} status --watch\n  \
              edit {}, then: {} reload\n",
             indented(&enter),
