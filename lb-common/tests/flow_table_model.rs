@@ -5,8 +5,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use lb_common::flow_table::{
-    Flow, Insert, Layout, Memory, Table, Ticks, Value, Visit, WhenFull, Words,
+use lb_common::{
+    consistency::Records,
+    flow_state::{ACK, Kind, SYN},
+    flow_table::{Flow, Insert, Layout, Memory, Table, Ticks, Value, Visit, WhenFull, Words},
+    tracking::{PacketRecords, Tracker},
+    wire::PROTOCOL_TCP,
 };
 use loom::{
     model::Builder,
@@ -223,6 +227,30 @@ fn an_entry_is_reused_under_a_reader() {
 }
 
 #[test]
+fn an_entry_is_reused_by_the_same_flow_under_a_reader() {
+    // The tag is the same: only the generation tells them apart.
+    explore(3, || {
+        let table = table::<1>();
+        assert!(insert(&table, 7, 1).is_some());
+        // Read before: loom goes back only to the last access to a word before a store, and that must be the reader's.
+        let mut entry = None;
+        table.scan(0, u32::MAX, |visit| {
+            if let Visit::Flow(found) = visit {
+                entry = Some((found.index, found.control, found.value));
+            }
+        });
+        let again = spawn(&table, move |table| {
+            let (index, control, value) = entry.expect("it is in");
+            assert!(table.remove_if(index, control, value));
+            insert(table, 7, 2)
+        });
+        read(&table, 7);
+        assert_eq!(join(again), Some((true, 2)));
+        read(&table, 7);
+    });
+}
+
+#[test]
 fn two_writers_a_reader_and_the_ager() {
     explore(2, || {
         let table = table::<2>();
@@ -326,4 +354,57 @@ fn writers_that_begin_in_different_places_agree() {
 #[test]
 fn without_the_barrier_a_flow_can_be_in_twice() {
     assert!(in_twice(Variant::Unfenced));
+}
+
+/// Entries without anything beside the value: records.
+struct Bare;
+
+impl Layout for Bare {
+    type Key = [u64; 1];
+    type Extra = [u64; 0];
+    const WAYS: usize = 1;
+    const STRIDE: usize = 4;
+    const PATIENCE: usize = 2;
+}
+
+#[test]
+fn a_flow_is_found_while_it_moves_to_the_established_ones() {
+    explore(4, || {
+        let table = || {
+            let words = Arc::new((0..4).map(|_| AtomicU64::new(0)).collect());
+            let variant = Variant::AsItIs;
+            Table::new(ModelMemory { words, variant }, 0, 1)
+        };
+        let tracker: Arc<Tracker<Bare, _>> = Arc::new(Tracker {
+            flows: table(),
+            half_open: table(),
+        });
+        fn packet(
+            tracker: &Tracker<Bare, ModelMemory>,
+            flags: u8,
+        ) -> PacketRecords<'_, Bare, ModelMemory> {
+            PacketRecords {
+                tracker,
+                key: [7],
+                protocol: PROTOCOL_TCP,
+                flags,
+                now: Ticks(0),
+                when_full: WhenFull::Refuse,
+            }
+        }
+        packet(&tracker, SYN).record(3, Kind::Opens);
+        let acknowledge = |tracker: &Tracker<Bare, ModelMemory>| {
+            let records = packet(tracker, ACK);
+            let (recorded, found) = records.find().expect("the flow is recorded");
+            assert_eq!(recorded.backend, 3);
+            records.seen(found);
+        };
+        let other = {
+            let tracker = tracker.clone();
+            thread::spawn(move || acknowledge(&tracker))
+        };
+        acknowledge(&tracker);
+        join(other);
+        assert_eq!((tracker.flows.count(), tracker.half_open.count()), (1, 0));
+    });
 }
