@@ -109,6 +109,7 @@ fn packet_stage() -> Result<Stage> {
     })
 }
 
+/// The `futago` that these start is the one that the host stage has built for its own tests of the binary.
 fn lab_stage() -> Result<Stage> {
     let mut selection = integration_tests(|name| !name.starts_with("packet"))?;
     if let Some(selection) = &mut selection {
