@@ -1,12 +1,13 @@
 //! What the lab's cables need for XDP to behave as on a network card; each claim of the `veth` module, tried. Needs root.
 
 use std::{
+    io::ErrorKind,
     net::{SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use anyhow::Result;
-use integration::{Host, Lab, Link, Role, capture::Capture, xdp};
+use integration::{Error, Host, Lab, Link, Role, capture::Capture, stage, xdp};
 
 const PORT: u16 = 9;
 
@@ -248,7 +249,17 @@ fn attaching_a_program_leaves_gro_off() -> Result<()> {
     let switch = lab.switch("lan")?;
     let pin = switch.bpffs().join("a-0");
     std::fs::remove_file(&pin)?;
-    xdp::attach(switch, "a.0", &xdp::PASS, &pin)?;
+    // The kernel releases the link of a pin that is removed a little later.
+    stage::wait_until(
+        "the port without a program",
+        Duration::from_secs(5),
+        || match xdp::attach(switch, "a.0", &xdp::PASS, &pin) {
+            Err(Error::System { source, .. }) if source.kind() == ErrorKind::ResourceBusy => {
+                Ok(false)
+            }
+            outcome => outcome.map(|()| true),
+        },
+    )?;
     let features = ethtool(switch, &["-k", "a.0"])?;
     assert!(
         features.contains("generic-receive-offload: off"),
