@@ -5,6 +5,7 @@ pub mod backend;
 pub mod cli;
 pub mod daemon;
 pub mod dataplane;
+mod lock;
 pub mod net;
 pub mod probe;
 pub mod vrrp;

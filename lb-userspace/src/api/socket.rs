@@ -4,22 +4,20 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::{
-        fd::{AsFd, AsRawFd},
+        fd::AsFd,
         unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
+
+use crate::lock;
 
 /// Whoever may connect rules the node.
 const SOCKET_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o755;
 const BACKLOG: u32 = 64;
-/// How often the lock is tried, and the pause between.
-const LOCK_TRIES: u32 = 10;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -80,7 +78,7 @@ impl Socket {
                 .create(directory)
                 .map_err(failed("make the directory", directory))?;
         }
-        let lock = lock(path).await?;
+        let lock = claim_lock(path)?;
         make_way(path).await?;
 
         let socket = UnixSocket::new_stream().map_err(failed("make a socket for", path))?;
@@ -116,7 +114,7 @@ impl Drop for Claim {
 }
 
 /// Two daemons that start at once would both find a dead one's socket and both replace it.
-async fn lock(socket: &Path) -> Result<File, SocketError> {
+fn claim_lock(socket: &Path) -> Result<File, SocketError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
@@ -133,17 +131,8 @@ async fn lock(socket: &Path) -> Result<File, SocketError> {
         .mode(SOCKET_MODE)
         .open(&path)
         .map_err(failed)?;
-    // A child that was just forked holds the lock until it executes another program, also when its parent is gone.
-    for _ in 0..LOCK_TRIES {
-        // SAFETY: a system call on a descriptor that `file` keeps open; it touches no memory of ours.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(file);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::WouldBlock {
-            return Err(failed(error));
-        }
-        tokio::time::sleep(LOCK_PAUSE).await;
+    if lock::exclusive(&file).map_err(failed)? {
+        return Ok(file);
     }
     Err(SocketError::AlreadyRunning {
         path: socket.to_owned(),

@@ -5,14 +5,13 @@ use std::{
     ffi::CString,
     fs::{self, File},
     io,
-    os::{
-        fd::AsRawFd,
-        unix::{ffi::OsStrExt, fs::symlink},
-    },
+    os::unix::{ffi::OsStrExt, fs::symlink},
     path::{Path, PathBuf},
 };
 
 use lb_common::tables::LAYOUT_VERSION;
+
+use crate::lock;
 
 pub const DEFAULT_DIRECTORY: &str = "/sys/fs/bpf/futago";
 
@@ -70,14 +69,8 @@ impl Directory {
         ensure_bpffs(path)?;
         fs::create_dir_all(path).map_err(cannot("make", path))?;
         let lock = File::open(path).map_err(cannot("open", path))?;
-        // SAFETY: flock(2) takes no pointers, and the descriptor is open.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let error = io::Error::last_os_error();
-            return Err(if error.kind() == io::ErrorKind::WouldBlock {
-                DirectoryError::InUse(path.to_owned())
-            } else {
-                cannot("lock", path)(error)
-            });
+        if !lock::exclusive(&lock).map_err(cannot("lock", path))? {
+            return Err(DirectoryError::InUse(path.to_owned()));
         }
         let directory = Self {
             path: path.to_owned(),
