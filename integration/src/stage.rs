@@ -54,7 +54,7 @@ pub fn lab(name: &str, mode: Mode, segments: Segments) -> Result<Lab> {
 /// The addresses that servers of this mode have beside their own.
 pub const fn extra_addresses(mode: Mode) -> &'static [IpAddr] {
     match mode {
-        Mode::Nat => &[],
+        Mode::Nat | Mode::Snat => &[],
         Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue => &[VIP4, VIP6],
     }
 }

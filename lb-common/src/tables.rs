@@ -78,6 +78,8 @@ pub enum Mode {
     L2Dsr = 1,
     /// New destination address and port; replies come back through the balancer.
     Nat = 2,
+    /// New addresses and ports at both ends; replies come back to the balancer's own.
+    Snat = 3,
     /// In an IP packet to the backend (RFC 2003, RFC 2473, RFC 4213).
     Ipip = 4,
     /// Behind a GRE header (RFC 2784).
@@ -92,6 +94,7 @@ impl Mode {
         match number {
             1 => Some(Self::L2Dsr),
             2 => Some(Self::Nat),
+            3 => Some(Self::Snat),
             4 => Some(Self::Ipip),
             5 => Some(Self::Gre),
             6 => Some(Self::Gue),

@@ -4,6 +4,7 @@
 //! `config`, and its conversion beside it.
 
 mod digest;
+mod flows;
 mod name;
 mod virtual_router;
 
@@ -18,15 +19,20 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     digest::Digest,
-    name::{NameError, NodeName, ServiceName},
+    flows::{
+        DEFAULT_FLOWS, DEFAULT_HALF_OPEN, DEFAULT_SNAT_FLOWS, DrainPolicy, FlowCapacity,
+        FlowTables, OnBackendDown, OnDrainEnd, SnatPool, Timeouts, Tracking,
+    },
+    name::{NameError, NodeName, ServiceName, SnatPoolName},
     virtual_router::{DEFAULT_PRIORITY, Pair, Track, TrackKind, VirtualRouter},
 };
 
 /// Everything that one configuration file says, for both nodes.
 ///
-/// Guaranteed: service names and (VIP, protocol, port) are unique; no backend has a VIP's address; `nat` services
-/// share no backend (address, protocol, port); the whole fits [`Capacity`]; an address belongs to one virtual router at
-/// most, and no two of a family have one VRID. There may be no service at all.
+/// Guaranteed: service names and (VIP, protocol, port) are unique; no backend has a VIP's address; of the `nat` services
+/// that share a backend (address, protocol, port) one at most is not tracked in full; a `snat` service has a pool, of its
+/// family; the whole fits [`Capacity`]; an address belongs to one virtual router at most, and no two of a family have one
+/// VRID. There may be no service at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Model {
     /// In the order of the file.
@@ -38,10 +44,19 @@ pub struct Model {
     pub virtual_routers: Vec<VirtualRouter>,
     #[serde(skip_serializing_if = "Pair::is_default")]
     pub pair: Pair,
+    /// In the order of the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snat_pools: Vec<SnatPool>,
     pub dataplane: Dataplane,
 }
 
 impl Model {
+    /// The pool that a `snat` service sends from.
+    pub fn snat_pool(&self, service: &Service) -> Option<&SnatPool> {
+        let name = service.snat_pool.as_ref()?;
+        self.snat_pools.iter().find(|pool| pool.name == *name)
+    }
+
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.iter().find(|s| s.key() == *key)
     }
@@ -59,9 +74,15 @@ impl Model {
         self.services.iter().map(|s| s.vip).collect()
     }
 
-    /// The VIPs about which no election decides: every node holds them.
+    /// Every service's address and those that `snat` services send from: what some node of the pair must hold.
+    pub fn held_addresses(&self) -> std::collections::BTreeSet<IpAddr> {
+        let pools = self.snat_pools.iter().flat_map(|pool| &pool.addresses);
+        self.vips().into_iter().chain(pools.copied()).collect()
+    }
+
+    /// The addresses about which no election decides: every node holds them.
     pub fn unelected_vips(&self) -> std::collections::BTreeSet<IpAddr> {
-        let mut vips = self.vips();
+        let mut vips = self.held_addresses();
         for router in &self.virtual_routers {
             for vip in &router.vips {
                 vips.remove(vip);
@@ -133,6 +154,8 @@ pub struct Dataplane {
     /// Seed of the flow hash and of the slot tables; the same on both nodes, so that both give the same answer.
     pub hash_seed: u64,
     pub capacity: Capacity,
+    #[serde(skip_serializing_if = "FlowCapacity::is_default")]
+    pub flows: FlowCapacity,
 }
 
 impl Default for Dataplane {
@@ -140,6 +163,7 @@ impl Default for Dataplane {
         Self {
             hash_seed: DEFAULT_HASH_SEED,
             capacity: Capacity::default(),
+            flows: FlowCapacity::default(),
         }
     }
 }
@@ -199,6 +223,27 @@ pub struct Service {
     pub unmatched: Unmatched,
     /// The same for all services of a VIP.
     pub echo: Echo,
+    /// `Full` in `snat`, which cannot do without.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tracking: Tracking,
+    /// Never `Reset` over UDP.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_backend_down: OnBackendDown,
+    pub drain: DrainPolicy,
+    #[serde(skip_serializing_if = "Timeouts::is_default")]
+    pub timeouts: Timeouts,
+    /// New flows a second that are recorded; those above it are forwarded without. Only with full tracking in a mode that can do
+    /// without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_flows_per_second: Option<u32>,
+    /// `Some` in [`Mode::Snat`] alone; see [`Model::snat_pool`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snat_pool: Option<SnatPoolName>,
+}
+
+/// Whether a field can be left out of the digest.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What becomes of a packet to a VIP and to no service of it.
@@ -230,6 +275,14 @@ impl Service {
             vip: self.vip,
             protocol: self.protocol,
             port: self.port,
+        }
+    }
+
+    /// What the packet path is told of the service's flows.
+    pub fn policy(&self) -> lb_common::consistency::Policy {
+        lb_common::consistency::Policy {
+            on_down: self.on_backend_down.into(),
+            full: self.tracking == Tracking::Full,
         }
     }
 }
@@ -285,6 +338,8 @@ impl fmt::Display for Protocol {
 pub enum Mode {
     /// Destination becomes the backend; its replies come back through the load balancer.
     Nat,
+    /// As `Nat`, and the source becomes an address of the load balancer: so replies come back to it from anywhere.
+    Snat,
     /// Only the destination MAC changes; the backend answers the client directly.
     L2Dsr,
     /// `l3-dsr`: in an IP packet to the backend, which answers the client directly.
@@ -302,15 +357,20 @@ impl Mode {
     /// Whether a backend may listen on another port than the service's.
     pub fn translates_port(self) -> bool {
         match self {
-            Self::Nat => true,
+            Self::Nat | Self::Snat => true,
             Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue => false,
         }
+    }
+
+    /// Whether replies pass the load balancer.
+    pub fn sees_replies(self) -> bool {
+        self.translates_port()
     }
 
     /// Whether packets travel in other ones.
     pub fn is_tunnel(self) -> bool {
         match self {
-            Self::Nat | Self::L2Dsr => false,
+            Self::Nat | Self::Snat | Self::L2Dsr => false,
             Self::Ipip | Self::Gre | Self::Gue => true,
         }
     }
@@ -319,6 +379,7 @@ impl Mode {
     pub fn words(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Nat => ("nat", None),
+            Self::Snat => ("snat", None),
             Self::L2Dsr => ("l2-dsr", None),
             Self::Ipip => ("l3-dsr", Some("ipip")),
             Self::Gre => ("l3-dsr", Some("gre")),
@@ -330,7 +391,7 @@ impl Mode {
     pub fn matches_replies(self) -> bool {
         match self {
             Self::Nat => true,
-            Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue => false,
+            Self::Snat | Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue => false,
         }
     }
 }
@@ -368,8 +429,11 @@ pub struct Backend {
     pub address: IpAddr,
     /// The port that it listens on; the service's own unless [`Mode::translates_port`].
     pub port: u16,
-    /// `0..=MAX_WEIGHT`; 0 is drained by hand.
+    /// `0..=MAX_WEIGHT`; 0 takes no new flows.
     pub weight: u16,
+    /// Takes no new flows, and keeps those that it has as the service's [`DrainPolicy`] says.
+    #[serde(skip_serializing_if = "is_default")]
+    pub drain: bool,
 }
 
 impl Backend {

@@ -11,6 +11,8 @@ use crate::model::{BackendKey, Mode, Model, Service, ServiceKey, ServiceName};
 pub enum Arrival {
     /// To the server's own address and port; answers return through the load balancer.
     Translated,
+    /// To the server's own address and port, from an address of the load balancer: answers find their way.
+    Proxied,
     /// To the VIP, in frames to the server's MAC; answers go to the client.
     Direct,
     /// To the VIP, in packets to the server that are larger by this; answers go to the client.
@@ -25,6 +27,7 @@ impl Arrival {
         };
         match mode {
             Mode::Nat => Self::Translated,
+            Mode::Snat => Self::Proxied,
             Mode::L2Dsr => Self::Direct,
             Mode::Ipip => tunnel(0),
             Mode::Gre => tunnel(4),
@@ -35,7 +38,7 @@ impl Arrival {
     /// Whether packets still have the VIP as destination when the server's sockets see them.
     pub fn to_vip(self) -> bool {
         match self {
-            Self::Translated => false,
+            Self::Translated | Self::Proxied => false,
             Self::Direct | Self::Tunnelled { .. } => true,
         }
     }
@@ -174,7 +177,7 @@ pub fn duties(
 
 /// Addresses that the active node holds for no service: what the file offers as the servers' gateway.
 pub fn gateways(model: &Model) -> BTreeSet<IpAddr> {
-    let services = model.vips();
+    let services = model.held_addresses();
     let held = model.virtual_routers.iter().flat_map(|router| &router.vips);
     held.copied()
         .filter(|address| !services.contains(address) && !is_link_local(*address))

@@ -12,13 +12,17 @@ use super::{
     words::{CheckType, Encap, ModeWord},
 };
 use crate::{
-    model::{Echo, HashPolicy, Mode, NodeName, Protocol, ServiceName, Unmatched, XdpMode},
+    model::{
+        Echo, HashPolicy, Mode, NodeName, OnBackendDown, OnDrainEnd, Protocol, ServiceName,
+        SnatPoolName, Tracking, Unmatched, XdpMode,
+    },
     vrrp::codec::ChecksumForm,
 };
 
 pub(super) struct File {
     pub nodes: Vec<Node>,
     pub services: Vec<Service>,
+    pub snat_pools: Vec<SnatPool>,
     pub virtual_routers: Vec<VirtualRouter>,
     pub pair: Option<Pair>,
     pub dataplane: Dataplane,
@@ -87,14 +91,40 @@ pub(super) struct Service {
     pub echo: Option<At<Echo>>,
     pub hash: Option<At<HashPolicy>>,
     pub slots: Option<At<u32>>,
+    pub tracking: Option<At<Tracking>>,
+    pub max_new_flows_per_second: Option<At<u32>>,
+    pub on_backend_down: Option<At<OnBackendDown>>,
+    pub drain_s: Option<At<u32>>,
+    pub on_drain_end: Option<At<OnDrainEnd>>,
+    pub snat_pool: Option<At<String>>,
+    pub timeouts: Option<Timeouts>,
     pub backends: Vec<Backend>,
     pub check: Option<Check>,
+}
+
+pub(super) struct Timeouts {
+    pub established_s: Option<At<u32>>,
+    pub half_open_s: Option<At<u32>>,
+    pub closing_s: Option<At<u32>>,
+    pub closed_s: Option<At<u32>>,
+    pub reset_s: Option<At<u32>>,
+    pub udp_s: Option<At<u32>>,
+}
+
+pub(super) struct SnatPool {
+    pub header: Span,
+    pub name: Option<At<SnatPoolName>>,
+    pub addresses: Option<At<Vec<At<IpAddr>>>>,
+    pub first_port: Option<At<u16>>,
+    pub last_port: Option<At<u16>>,
+    pub virtual_router: Option<At<u8>>,
 }
 
 pub(super) struct Backend {
     pub address: Option<At<IpAddr>>,
     pub port: Option<At<u16>>,
     pub weight: Option<At<u16>>,
+    pub drain: Option<At<bool>>,
     pub name: Option<At<String>>,
 }
 
@@ -114,14 +144,18 @@ pub(super) struct Dataplane {
     pub max_services: Option<At<u32>>,
     pub max_backends: Option<At<u32>>,
     pub max_slots: Option<At<u32>>,
+    pub max_flows: Option<At<u32>>,
+    pub max_half_open: Option<At<u32>>,
+    pub max_snat_flows: Option<At<u32>>,
+    pub timeouts: Timeouts,
 }
 
 pub(super) fn read<'t>(table: &'t DeTable<'t>, sink: &'t Sink) -> File {
     let root = Table::open(&ROOT, table, 0..0, sink);
     let empty = DeTable::new();
     let dataplane = root.table(&schema::root::DATAPLANE).map_or_else(
-        || dataplane(&Table::open(&schema::DATAPLANE, &empty, 0..0, sink)),
-        |table| dataplane(&table),
+        || dataplane(&Table::open(&schema::DATAPLANE, &empty, 0..0, sink), sink),
+        |table| dataplane(&table, sink),
     );
     File {
         nodes: root
@@ -133,6 +167,11 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, sink: &'t Sink) -> File {
             .tables(&schema::root::SERVICE)
             .iter()
             .map(service)
+            .collect(),
+        snat_pools: root
+            .tables(&schema::root::SNAT_POOL)
+            .iter()
+            .map(snat_pool)
             .collect(),
         virtual_routers: root
             .tables(&schema::root::VIRTUAL_ROUTER)
@@ -212,8 +251,9 @@ fn pair(table: &Table<'_>) -> Pair {
 
 fn service(table: &Table<'_>) -> Service {
     use schema::service::{
-        BACKEND, CHECK, ECHO, ENCAP, GUE_PORT, HASH, MODE, NAME, PORT, PROTOCOL, SLOTS, UNMATCHED,
-        VIP,
+        BACKEND, CHECK, DRAIN_S, ECHO, ENCAP, GUE_PORT, HASH, MAX_NEW_FLOWS_PER_SECOND, MODE, NAME,
+        ON_BACKEND_DOWN, ON_DRAIN_END, PORT, PROTOCOL, SLOTS, SNAT_POOL, TIMEOUTS, TRACKING,
+        UNMATCHED, VIP,
     };
     let mode_word: Option<At<ModeWord>> = table.word(&MODE);
     let encap: Option<At<Encap>> = table.word(&ENCAP);
@@ -239,17 +279,25 @@ fn service(table: &Table<'_>) -> Service {
         echo: table.word(&ECHO),
         hash: table.word(&HASH),
         slots: table.number(&SLOTS),
+        tracking: table.word(&TRACKING),
+        max_new_flows_per_second: table.number(&MAX_NEW_FLOWS_PER_SECOND),
+        on_backend_down: table.word(&ON_BACKEND_DOWN),
+        drain_s: table.number(&DRAIN_S),
+        on_drain_end: table.word(&ON_DRAIN_END),
+        snat_pool: table.text(&SNAT_POOL),
+        timeouts: table.table(&TIMEOUTS).as_ref().map(service_timeouts),
         backends: table.tables(&BACKEND).iter().map(backend).collect(),
         check: table.table(&CHECK).as_ref().map(check),
     }
 }
 
 fn backend(table: &Table<'_>) -> Backend {
-    use schema::backend::{ADDRESS, NAME, PORT, WEIGHT};
+    use schema::backend::{ADDRESS, DRAIN, NAME, PORT, WEIGHT};
     Backend {
         address: table.address(&ADDRESS),
         port: table.number(&PORT),
         weight: table.number(&WEIGHT),
+        drain: table.flag(&DRAIN),
         name: table.text(&NAME),
     }
 }
@@ -266,8 +314,43 @@ fn check(table: &Table<'_>) -> Check {
     }
 }
 
-fn dataplane(table: &Table<'_>) -> Dataplane {
-    use schema::dataplane::{HASH_SEED, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, SLOTS, XDP};
+fn snat_pool(table: &Table<'_>) -> SnatPool {
+    use schema::snat_pool::{ADDRESSES, FIRST_PORT, LAST_PORT, NAME, VIRTUAL_ROUTER};
+    SnatPool {
+        header: table.span.clone(),
+        name: table.name(&NAME),
+        addresses: table.addresses(&ADDRESSES),
+        first_port: table.number(&FIRST_PORT),
+        last_port: table.number(&LAST_PORT),
+        virtual_router: table.number(&VIRTUAL_ROUTER),
+    }
+}
+
+macro_rules! timeouts {
+    ($name:ident) => {
+        fn $name(table: &Table<'_>) -> Timeouts {
+            use schema::$name::{CLOSED_S, CLOSING_S, ESTABLISHED_S, HALF_OPEN_S, RESET_S, UDP_S};
+            Timeouts {
+                established_s: table.number(&ESTABLISHED_S),
+                half_open_s: table.number(&HALF_OPEN_S),
+                closing_s: table.number(&CLOSING_S),
+                closed_s: table.number(&CLOSED_S),
+                reset_s: table.number(&RESET_S),
+                udp_s: table.number(&UDP_S),
+            }
+        }
+    };
+}
+
+timeouts!(service_timeouts);
+timeouts!(global_timeouts);
+
+fn dataplane(table: &Table<'_>, sink: &Sink) -> Dataplane {
+    use schema::dataplane::{
+        HASH_SEED, MAX_BACKENDS, MAX_FLOWS, MAX_HALF_OPEN, MAX_SERVICES, MAX_SLOTS, MAX_SNAT_FLOWS,
+        SLOTS, TIMEOUTS, XDP,
+    };
+    let empty = DeTable::new();
     Dataplane {
         xdp: table.word(&XDP),
         slots: table.number(&SLOTS),
@@ -275,5 +358,12 @@ fn dataplane(table: &Table<'_>) -> Dataplane {
         max_services: table.number(&MAX_SERVICES),
         max_backends: table.number(&MAX_BACKENDS),
         max_slots: table.number(&MAX_SLOTS),
+        max_flows: table.number(&MAX_FLOWS),
+        max_half_open: table.number(&MAX_HALF_OPEN),
+        max_snat_flows: table.number(&MAX_SNAT_FLOWS),
+        timeouts: table.table(&TIMEOUTS).map_or_else(
+            || global_timeouts(&Table::open(&schema::GLOBAL_TIMEOUTS, &empty, 0..0, sink)),
+            |table| global_timeouts(&table),
+        ),
     }
 }

@@ -2,8 +2,10 @@
 
 mod among;
 mod capacity;
+mod flows;
 mod prime;
 mod service;
+mod snat;
 mod tunnel;
 mod virtual_router;
 
@@ -27,8 +29,11 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
         .as_ref()
         .and_then(|slots| prime::check(slots, sink));
     let capacity = capacity::check(&file, slots_default, sink);
+    let flow_capacity = capacity::flows(&file);
+    let timeouts = flows::timeouts(&file.dataplane.timeouts);
     among::check(&file.services, sink);
     let virtual_routers = virtual_router::check(&file, sink);
+    let pools = snat::check(&file, virtual_routers.as_deref(), sink);
     let pair = virtual_router::pair(file.pair.as_ref(), sink);
     let unmatched = among::of_vips(&file.services, "unmatched", |s| s.unmatched.as_ref(), sink);
     let echo = among::of_vips(&file.services, "echo", |s| s.echo.as_ref(), sink);
@@ -36,7 +41,7 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
         .services
         .into_iter()
         .map(|service| {
-            let service = service::check(service, slots_default, sink)?;
+            let service = service::check(service, slots_default, timeouts, sink)?;
             Some(Service {
                 unmatched: unmatched.get(&service.vip).copied().unwrap_or_default(),
                 echo: echo.get(&service.vip).copied().unwrap_or_default(),
@@ -45,14 +50,19 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
         })
         .collect();
 
+    let snat_pools = pools?;
+    let mut virtual_routers = virtual_routers?;
+    snat::give(&snat_pools, &mut virtual_routers);
     Some(Model {
         services: services.into_iter().collect::<Option<_>>()?,
         nodes: nodes?,
-        virtual_routers: virtual_routers?,
+        virtual_routers,
         pair,
+        snat_pools,
         dataplane: Dataplane {
             hash_seed: file.dataplane.hash_seed?.value,
             capacity: capacity?,
+            flows: flow_capacity?,
         },
     })
 }

@@ -1,10 +1,17 @@
 //! Every key of the file, once: the reader takes type, range and default from here, unknown keys are compared
 //! with it, and the reference in `docs/` is printed from it.
 
+mod flows;
+
 use super::words::{CheckType, Encap, ModeWord, Word, words};
 use crate::model::{
-    DEFAULT_GUE_PORT, DEFAULT_HASH_SEED, DEFAULT_SLOTS, Echo, HashPolicy, MAX_SLOTS_PER_SERVICE,
-    MAX_WEIGHT, Protocol, Unmatched, XdpMode,
+    DEFAULT_FLOWS, DEFAULT_GUE_PORT, DEFAULT_HALF_OPEN, DEFAULT_HASH_SEED, DEFAULT_SLOTS, Echo,
+    HashPolicy, MAX_SLOTS_PER_SERVICE, MAX_WEIGHT, OnBackendDown, OnDrainEnd, Protocol, Tracking,
+    Unmatched, XdpMode,
+};
+
+pub(super) use self::flows::{
+    GLOBAL_TIMEOUTS, SERVICE_TIMEOUTS, SNAT_POOL, global_timeouts, service_timeouts, snat_pool,
 };
 
 pub(super) struct Section {
@@ -66,10 +73,13 @@ pub(super) static SECTIONS: &[&Section] = &[
     &SERVICE,
     &BACKEND,
     &CHECK,
+    &SERVICE_TIMEOUTS,
+    &SNAT_POOL,
     &VIRTUAL_ROUTER,
     &TRACK,
     &PAIR,
     &DATAPLANE,
+    &GLOBAL_TIMEOUTS,
 ];
 
 pub(super) static ROOT: Section = Section {
@@ -78,6 +88,7 @@ pub(super) static ROOT: Section = Section {
     keys: &[
         &root::NODE,
         &root::SERVICE,
+        &root::SNAT_POOL,
         &root::VIRTUAL_ROUTER,
         &root::PAIR,
         &root::DATAPLANE,
@@ -100,6 +111,13 @@ pub(super) mod root {
         absent: Absent::Means("no service"),
         meaning: "The services, in any number and order.",
         example: "[[service]]",
+    };
+    pub static SNAT_POOL: Key = Key {
+        name: "snat_pool",
+        kind: Kind::Tables(&super::SNAT_POOL),
+        absent: Absent::Means("none; `snat` services need one"),
+        meaning: "What `snat` services send from.",
+        example: "[[snat_pool]]",
     };
     pub static VIRTUAL_ROUTER: Key = Key {
         name: "virtual_router",
@@ -199,8 +217,15 @@ pub(super) static SERVICE: Section = Section {
         &service::ECHO,
         &service::HASH,
         &service::SLOTS,
+        &service::TRACKING,
+        &service::MAX_NEW_FLOWS_PER_SECOND,
+        &service::ON_BACKEND_DOWN,
+        &service::DRAIN_S,
+        &service::ON_DRAIN_END,
+        &service::SNAT_POOL,
         &service::BACKEND,
         &service::CHECK,
+        &service::TIMEOUTS,
     ],
 };
 
@@ -242,7 +267,7 @@ pub(super) mod service {
         name: "mode",
         kind: Kind::Word(words::<ModeWord>),
         absent: Absent::Refused,
-        meaning: "How packets reach a backend. `nat`: destination rewritten, replies return through the load balancer, which must be the backends' gateway. `l2-dsr`: only the destination MAC rewritten; backends are in the same segment, hold the VIP and answer clients directly. `l3-dsr`: sent to the backend's address, wherever it is, as `encap` says; backends hold the VIP and answer clients directly.",
+        meaning: "How packets reach a backend. `nat`: destination rewritten, replies return through the load balancer, which must be the backends' gateway. `snat`: as `nat`, and the source becomes an address of the load balancer, so that replies find it from anywhere; backends do not see the client's address. `l2-dsr`: only the destination MAC rewritten; backends are in the same segment, hold the VIP and answer clients directly. `l3-dsr`: sent to the backend's address, wherever it is, as `encap` says; backends hold the VIP and answer clients directly.",
         example: r#""nat""#,
     };
     pub static ENCAP: Key = Key {
@@ -290,6 +315,61 @@ pub(super) mod service {
         meaning: "Size of the service's slot table: a prime, best at least 100 times the number of backends.",
         example: "4093",
     };
+    pub static TRACKING: Key = Key {
+        name: "tracking",
+        kind: Kind::Word(words::<Tracking>),
+        absent: Absent::Means("`\"adaptive\"`; `snat` records every connection"),
+        meaning: "Which flows are recorded. `adaptive`: those that a change of backends would move, and nothing while there is none. `full`: all of them, which costs every packet a lookup; two `nat` services can then share a backend's address and port.",
+        example: r#""full""#,
+    };
+    pub static MAX_NEW_FLOWS_PER_SECOND: Key = Key {
+        name: "max_new_flows_per_second",
+        kind: Kind::Number {
+            min: 1,
+            max: u32::MAX as i64,
+        },
+        absent: Absent::Means("no limit"),
+        meaning: "With `tracking = \"full\"`: of how many new flows a second each node makes a record. Those above it are forwarded without one.",
+        example: "20000",
+    };
+    pub static ON_BACKEND_DOWN: Key = Key {
+        name: "on_backend_down",
+        kind: Kind::Word(words::<OnBackendDown>),
+        absent: Absent::Word(OnBackendDown::WORDS[0].0),
+        meaning: "What becomes of connections whose backend is down. `rehash`: their next packet goes to another backend. `reset`: their next packet is answered with a TCP reset. `keep`: they stay with it.",
+        example: r#""reset""#,
+    };
+    pub static DRAIN_S: Key = Key {
+        name: "drain_s",
+        kind: Kind::Number {
+            min: 1,
+            max: 2_592_000,
+        },
+        absent: Absent::Means("until they end by themselves"),
+        meaning: "How many seconds a backend with `drain` keeps its connections.",
+        example: "300",
+    };
+    pub static ON_DRAIN_END: Key = Key {
+        name: "on_drain_end",
+        kind: Kind::Word(words::<OnDrainEnd>),
+        absent: Absent::Means("`\"reset\"`, over UDP `\"rehash\"`"),
+        meaning: "What becomes of connections that are left then. `reset`: their next packet is answered with a TCP reset. `rehash`: it goes to another backend.",
+        example: r#""rehash""#,
+    };
+    pub static SNAT_POOL: Key = Key {
+        name: "snat_pool",
+        kind: Kind::Text,
+        absent: Absent::Means("none; `snat` needs it"),
+        meaning: "Name of the `[[snat_pool]]` that `snat` sends from.",
+        example: r#""servers""#,
+    };
+    pub static TIMEOUTS: Key = Key {
+        name: "timeouts",
+        kind: Kind::Table(&SERVICE_TIMEOUTS),
+        absent: Absent::Means("those of `[dataplane.timeouts]`"),
+        meaning: "How long flows may be silent.",
+        example: "[service.timeouts]",
+    };
     pub static BACKEND: Key = Key {
         name: "backend",
         kind: Kind::Tables(&super::BACKEND),
@@ -313,6 +393,7 @@ pub(super) static BACKEND: Section = Section {
         &backend::ADDRESS,
         &backend::PORT,
         &backend::WEIGHT,
+        &backend::DRAIN,
         &backend::NAME,
     ],
 };
@@ -346,6 +427,13 @@ pub(super) mod backend {
         absent: Absent::Number(1),
         meaning: "Share of the new flows, relative to the other backends; 0 takes it out of the table.",
         example: "10",
+    };
+    pub static DRAIN: Key = Key {
+        name: "drain",
+        kind: Kind::Flag,
+        absent: Absent::Flag(false),
+        meaning: "No new connections for it; it keeps those that it has as `drain_s` and `on_drain_end` of the service say. The time begins when the daemon first reads it.",
+        example: "true",
     };
     pub static NAME: Key = Key {
         name: "name",
@@ -696,6 +784,10 @@ pub(super) static DATAPLANE: Section = Section {
         &dataplane::MAX_SERVICES,
         &dataplane::MAX_BACKENDS,
         &dataplane::MAX_SLOTS,
+        &dataplane::MAX_FLOWS,
+        &dataplane::MAX_HALF_OPEN,
+        &dataplane::MAX_SNAT_FLOWS,
+        &dataplane::TIMEOUTS,
     ],
 };
 
@@ -756,4 +848,37 @@ pub(super) mod dataplane {
         meaning: "Capacity: slots of all services together, 8 bytes each (a table is built beside the one in use). The default is room for 64 services of the default size, 32 MiB.",
         example: "1048592",
     };
+    pub static MAX_FLOWS: Key = Key {
+        name: "max_flows",
+        kind: FLOW_RANGE,
+        absent: Absent::Number(DEFAULT_FLOWS as i64),
+        meaning: "Capacity: recorded flows of each address family, rounded up to a power of two; 32 bytes each in IPv4, 64 in IPv6. Where a change of backends finds no room it takes longer, and with full tracking flows are forwarded without a record.",
+        example: "4194304",
+    };
+    pub static MAX_HALF_OPEN: Key = Key {
+        name: "max_half_open",
+        kind: FLOW_RANGE,
+        absent: Absent::Number(DEFAULT_HALF_OPEN as i64),
+        meaning: "Capacity: recorded half-open TCP connections of each address family, as `max_flows`.",
+        example: "262144",
+    };
+    pub static MAX_SNAT_FLOWS: Key = Key {
+        name: "max_snat_flows",
+        kind: FLOW_RANGE,
+        absent: Absent::Means("262144 in an address family that has a `snat` service, else none"),
+        meaning: "Capacity: connections of `snat` services, of each address family that has one, rounded up to a power of two; 128 bytes each in IPv4, 256 in IPv6. What finds no room is refused.",
+        example: "1048576",
+    };
+    pub static TIMEOUTS: Key = Key {
+        name: "timeouts",
+        kind: Kind::Table(&GLOBAL_TIMEOUTS),
+        absent: Absent::Means("their defaults"),
+        meaning: "How long flows may be silent, in services that do not say.",
+        example: "[dataplane.timeouts]",
+    };
 }
+
+const FLOW_RANGE: Kind = Kind::Number {
+    min: 16,
+    max: 1 << 28,
+};

@@ -11,6 +11,8 @@ use crate::model::{
     Check, CheckKind, Dataplane, Echo, HashPolicy, Mode, Model, Protocol, Unmatched, XdpMode,
 };
 
+mod flows;
+
 const FULL: &str = r#"
 [node.lb1]
 interfaces = ["eth0", "eth1"]
@@ -200,7 +202,7 @@ fn every_mistake_of_a_file_is_reported_in_its_order() {
         [
             "3:1 unknown key `prot` in [[service]] | did you mean `port`?",
             "4:1 unknown key `weight` in [[service]] | belongs in [[service.backend]]",
-            "5:8 `mode` cannot be \"natt\" | did you mean \"nat\"? | `mode` is one of: \"nat\", \"l2-dsr\", \"l3-dsr\"",
+            "5:8 `mode` cannot be \"natt\" | did you mean \"nat\"? | `mode` is one of: \"nat\", \"snat\", \"l2-dsr\", \"l3-dsr\"",
             "10:11 `address` is \"x\", which is not an IP address | an IPv4 or IPv6 address, such as \"192.0.2.10\" or \"2001:db8::10\"",
             "11:10 `weight` is text, not a number | a number is expected | write it without quotes: weight = 1",
         ]
@@ -462,7 +464,7 @@ fn a_backend_behind_two_nat_services_is_ambiguous_only_on_one_port_and_protocol(
     assert_eq!(
         second("nat", "tcp", 80),
         [
-            "17:11 backend 10.0.0.1:80 serves two `nat` services over tcp | its replies could be either's | let the server listen on a second port or address for one of them"
+            "17:11 backend 10.0.0.1:80 serves two `nat` services over tcp | its replies could be either's | write tracking = \"full\" in one of them, or let the server listen on a second port or address"
         ]
     );
     assert_eq!(second("nat", "tcp", 81), [""; 0]);
@@ -546,7 +548,7 @@ fn warnings_do_not_refuse() {
     );
     assert_eq!(
         warnings(&with_service("", &format!("{backend}weight = 0"))),
-        ["2:1 every backend of the service has weight 0"]
+        ["2:1 every backend of the service has weight 0 or is drained"]
     );
     let check = format!("{backend}[service.check]\ntype = \"tcp\"\n");
     assert_eq!(warnings(&with_service("", &check)), [""; 0]);

@@ -1,7 +1,9 @@
 //! The words that the file uses for the model's enums. A new variant is offered by adding its row here.
 
 use crate::{
-    model::{Echo, HashPolicy, Mode, Protocol, Unmatched, XdpMode},
+    model::{
+        Echo, HashPolicy, Mode, OnBackendDown, OnDrainEnd, Protocol, Tracking, Unmatched, XdpMode,
+    },
     vrrp::codec::ChecksumForm,
 };
 
@@ -18,6 +20,7 @@ pub(super) fn words<W: Word>() -> Vec<&'static str> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ModeWord {
     Nat,
+    Snat,
     L2Dsr,
     L3Dsr,
 }
@@ -25,6 +28,7 @@ pub(super) enum ModeWord {
 impl Word for ModeWord {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("nat", Self::Nat),
+        ("snat", Self::Snat),
         ("l2-dsr", Self::L2Dsr),
         ("l3-dsr", Self::L3Dsr),
     ];
@@ -47,11 +51,12 @@ impl ModeWord {
     pub fn with(self, encap: Option<Encap>) -> Option<Mode> {
         match (self, encap) {
             (Self::Nat, None) => Some(Mode::Nat),
+            (Self::Snat, None) => Some(Mode::Snat),
             (Self::L2Dsr, None) => Some(Mode::L2Dsr),
             (Self::L3Dsr, Some(Encap::Ipip)) => Some(Mode::Ipip),
             (Self::L3Dsr, Some(Encap::Gre)) => Some(Mode::Gre),
             (Self::L3Dsr, Some(Encap::Gue)) => Some(Mode::Gue),
-            (Self::Nat | Self::L2Dsr, Some(_)) | (Self::L3Dsr, None) => None,
+            (Self::Nat | Self::Snat | Self::L2Dsr, Some(_)) | (Self::L3Dsr, None) => None,
         }
     }
 }
@@ -67,6 +72,24 @@ impl Word for Unmatched {
 impl Word for Echo {
     const WORDS: &'static [(&'static str, Self)] =
         &[("host", Self::Host), ("balancer", Self::Balancer)];
+}
+
+impl Word for Tracking {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("adaptive", Self::Adaptive), ("full", Self::Full)];
+}
+
+impl Word for OnBackendDown {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("rehash", Self::Rehash),
+        ("reset", Self::Reset),
+        ("keep", Self::Keep),
+    ];
+}
+
+impl Word for OnDrainEnd {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("reset", Self::Reset), ("rehash", Self::Rehash)];
 }
 
 impl Word for Protocol {

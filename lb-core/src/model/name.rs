@@ -90,3 +90,7 @@ name! {
     /// Unique in the file; the label of the service's metrics.
     ServiceName
 }
+name! {
+    /// Unique in the file; what a `snat` service names.
+    SnatPoolName
+}

@@ -53,7 +53,11 @@ pub fn wanted(
                 WantedBackend {
                     address: backend.address.into(),
                     port: backend.port,
-                    weight: if serves { backend.weight.into() } else { 0 },
+                    weight: if serves && !backend.drain {
+                        backend.weight.into()
+                    } else {
+                        0
+                    },
                     up: serves,
                     next_hop,
                     tunnel_source: tunnel_source.map_or(Address::default(), Address::from),
@@ -98,6 +102,7 @@ impl From<Mode> for tables::Mode {
     fn from(mode: Mode) -> Self {
         match mode {
             Mode::Nat => Self::Nat,
+            Mode::Snat => Self::Snat,
             Mode::L2Dsr => Self::L2Dsr,
             Mode::Ipip => Self::Ipip,
             Mode::Gre => Self::Gre,

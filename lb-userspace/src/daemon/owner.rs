@@ -145,7 +145,7 @@ impl Owner {
             bail!("service {service}: {error}");
         }
         owner.dataplane.attach()?;
-        let mut wanted = owner.model.vips();
+        let mut wanted = owner.model.held_addresses();
         wanted.extend(elector::elected(&owner.model));
         owner
             .vips
@@ -556,7 +556,7 @@ impl Owner {
         let one_arm = node.interfaces.len() == 1;
         let has = |replies| {
             let mut services = self.model.services.iter();
-            services.any(|service| service.mode.matches_replies() == replies)
+            services.any(|service| service.mode.sees_replies() == replies)
         };
         let needed = if has(true) {
             sysctl::needed_for_nat(&present, one_arm)?
@@ -588,6 +588,11 @@ impl Owner {
         {
             bail!(
                 "[dataplane] max_services, max_backends or max_slots changed: the tables are made when Futago starts; restart it (packets go on meanwhile)"
+            );
+        }
+        if model.dataplane.flows != self.model.dataplane.flows {
+            bail!(
+                "[dataplane] max_flows, max_half_open or max_snat_flows changed, or there is a first `snat` service of a family: the tables of flows are made when Futago starts; restart it (packets go on meanwhile)"
             );
         }
         if self.node() != Some(&node) {
@@ -623,7 +628,7 @@ impl Owner {
         self.prepare_host()?;
         if elects_anew {
             self.elector.leave();
-            let mut wanted = self.model.vips();
+            let mut wanted = self.model.held_addresses();
             wanted.extend(elector::elected(&self.model));
             self.vips
                 .remove_leftovers(self.watcher.netlink(), &wanted)

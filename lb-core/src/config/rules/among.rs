@@ -9,7 +9,7 @@ use crate::{
         file::Service,
         reader::At,
     },
-    model::{BackendKey, Protocol, ServiceKey},
+    model::{BackendKey, Protocol, ServiceKey, Tracking},
 };
 
 pub(super) fn check(services: &[Service], sink: &Sink) {
@@ -115,10 +115,13 @@ fn vips_as_backends(services: &[Service], sink: &Sink) {
     }
 }
 
-/// See the module documentation of the tables in `docs/architecture.md`: a reply is matched by its source alone.
+/// A reply is matched by its source alone; where that leaves a choice, all services but one must find it by its flow, and so know all
+/// of their flows. See `docs/consistency.md`.
 fn replies(services: &[Service], sink: &Sink) {
-    let mut seen: HashMap<(BackendKey, Protocol), (usize, &Span)> = HashMap::new();
-    for (index, service) in services.iter().enumerate() {
+    let mut users: HashMap<(BackendKey, Protocol), Vec<(&Service, &Span)>> = HashMap::new();
+    // In the order of the file, which a map has not.
+    let mut order = Vec::new();
+    for service in services {
         let (Some(mode), Some(protocol), Some(port)) =
             (&service.mode, &service.protocol, &service.port)
         else {
@@ -135,22 +138,61 @@ fn replies(services: &[Service], sink: &Sink) {
                 address: address.value,
                 port: backend.port.as_ref().unwrap_or(port).value,
             };
+            let users = users.entry((key, protocol.value)).or_insert_with(|| {
+                order.push((key, protocol.value));
+                Vec::new()
+            });
             // Twice within one service is reported there.
-            match seen.insert((key, protocol.value), (index, &address.span)) {
-                Some((first_service, first)) if first_service != index => sink.push(
-                    Diagnostic::error(
-                        address.span.clone(),
-                        format!(
-                            "backend {key} serves two `nat` services over {}",
-                            protocol.value
-                        ),
-                    )
-                    .label("its replies could be either's")
-                    .related(first.clone(), "first here")
-                    .help("let the server listen on a second port or address for one of them"),
-                ),
-                _ => {}
+            if users.iter().all(|(user, _)| !core::ptr::eq(*user, service)) {
+                users.push((service, &address.span));
             }
+        }
+    }
+    for id in order {
+        if let Some(users) = users.get(&id).filter(|users| users.len() > 1) {
+            ambiguous(id, users, sink);
+        }
+    }
+}
+
+fn ambiguous((key, protocol): (BackendKey, Protocol), users: &[(&Service, &Span)], sink: &Sink) {
+    let is_full = |service: &Service| {
+        service
+            .tracking
+            .as_ref()
+            .is_some_and(|tracking| tracking.value == Tracking::Full)
+    };
+    let mut others = users.iter().filter(|(service, _)| !is_full(service));
+    if let Some((_, first)) = others.next() {
+        for (_, span) in others {
+            sink.push(
+                Diagnostic::error(
+                    (*span).clone(),
+                    format!("backend {key} serves two `nat` services over {protocol}"),
+                )
+                .label("its replies could be either's")
+                .related((*first).clone(), "first here")
+                .help("write tracking = \"full\" in one of them, or let the server listen on a second port or address"),
+            );
+        }
+    }
+    for (service, span) in users {
+        if let Some(limit) = service
+            .max_new_flows_per_second
+            .as_ref()
+            .filter(|_| is_full(service))
+        {
+            sink.push(
+                Diagnostic::error(
+                    limit.span.clone(),
+                    "a flow without a record would have ambiguous replies",
+                )
+                .label("remove it")
+                .related(
+                    (*span).clone(),
+                    format!("backend {key} serves two `nat` services"),
+                ),
+            );
         }
     }
 }

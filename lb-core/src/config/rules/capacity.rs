@@ -6,7 +6,7 @@ use crate::{
         file::File,
         reader::At,
     },
-    model::Capacity,
+    model::{Capacity, DEFAULT_SNAT_FLOWS, FlowCapacity, FlowTables, Mode},
 };
 
 /// Points at the first service that does not fit.
@@ -45,6 +45,36 @@ pub(super) fn check(file: &File, slots_default: Option<u32>, sink: &Sink) -> Opt
         max_services: limits.max_services.as_ref()?.value,
         max_backends: limits.max_backends.as_ref()?.value,
         max_slots: limits.max_slots.as_ref()?.value,
+    })
+}
+
+/// Sizes of the tables of flows. Connections of `snat` have one where there is such a service.
+pub(super) fn flows(file: &File) -> Option<FlowCapacity> {
+    let limits = &file.dataplane;
+    let snat = limits
+        .max_snat_flows
+        .as_ref()
+        .map_or(DEFAULT_SNAT_FLOWS, |limit| limit.value);
+    let (flows, half_open) = (
+        limits.max_flows.as_ref()?.value,
+        limits.max_half_open.as_ref()?.value,
+    );
+    let family = |ipv4: bool| {
+        let needed = file.services.iter().any(|service| {
+            service
+                .mode
+                .as_ref()
+                .is_some_and(|mode| mode.value == Mode::Snat)
+                && service
+                    .vip
+                    .as_ref()
+                    .is_some_and(|vip| vip.value.is_ipv4() == ipv4)
+        });
+        FlowTables::new(flows, half_open, if needed { snat } else { 0 })
+    };
+    Some(FlowCapacity {
+        ipv4: family(true),
+        ipv6: family(false),
     })
 }
 

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::HashMap;
 
-use super::prime;
+use super::{flows, prime};
 use crate::{
     config::{
         diagnostic::{Diagnostic, Sink},
@@ -14,13 +14,14 @@ use crate::{
     },
     model::{
         Backend, BackendKey, Check, CheckKind, MAX_BACKENDS_PER_SERVICE, MAX_SLOTS_PER_SERVICE,
-        Protocol, Service,
+        Protocol, Service, SnatPoolName, Timeouts,
     },
 };
 
 pub(super) fn check(
     written: file::Service,
     slots_default: Option<u32>,
+    timeouts: Option<Timeouts>,
     sink: &Sink,
 ) -> Option<Service> {
     let slots = match &written.slots {
@@ -33,11 +34,18 @@ pub(super) fn check(
     duplicates(&written, sink);
     table_size(&written, slots, sink);
     unserved(&written, sink);
+    let flows = flows::check(&written, timeouts, sink);
+    let snat_pool = match &written.snat_pool {
+        // That there is one of this name is seen elsewhere.
+        Some(name) => Some(SnatPoolName::new(name.value.clone()).ok()?),
+        None => None,
+    };
     let check = match &written.check {
         Some(check) => Some(health_check(check, &written, sink)?),
         None => None,
     };
 
+    let flows = flows?;
     let port = written.port.as_ref()?.value;
     let backends: Option<Vec<_>> = written
         .backends
@@ -60,6 +68,12 @@ pub(super) fn check(
             .unmatched
             .map_or_else(Default::default, |at| at.value),
         echo: written.echo.map_or_else(Default::default, |at| at.value),
+        tracking: flows.tracking,
+        on_backend_down: flows.on_backend_down,
+        drain: flows.drain,
+        timeouts: flows.timeouts,
+        max_new_flows_per_second: flows.max_new_flows_per_second,
+        snat_pool,
     })
 }
 
@@ -89,6 +103,7 @@ fn backend(written: file::Backend, service_port: u16) -> Option<Backend> {
         address: written.address?.value,
         port: written.port.map_or(service_port, |port| port.value),
         weight: written.weight?.value,
+        drain: written.drain?.value,
     })
 }
 
@@ -223,10 +238,11 @@ fn unserved(service: &file::Service, sink: &Sink) {
     } else if service
         .backends
         .iter()
-        .all(|b| b.weight.as_ref().is_some_and(|w| w.value == 0))
+        .all(|b| b.weight.as_ref().is_some_and(|w| w.value == 0) || drains(b))
     {
         sink.push(
-            warning("every backend of the service has weight 0").label("its packets are dropped"),
+            warning("every backend of the service has weight 0 or is drained")
+                .label("new connections are dropped"),
         );
     } else if service.check.is_none() {
         sink.push(
@@ -235,6 +251,10 @@ fn unserved(service: &file::Service, sink: &Sink) {
                 .help("add: [service.check] with type = \"tcp\""),
         );
     }
+}
+
+fn drains(backend: &file::Backend) -> bool {
+    backend.drain.as_ref().is_some_and(|drain| drain.value)
 }
 
 fn health_check(written: &file::Check, service: &file::Service, sink: &Sink) -> Option<Check> {
