@@ -146,6 +146,7 @@ fn service(weights: &[u16], seed: Option<u64>) -> Wanted {
     let sources = TunnelSources::default();
     wanted(&model.services[0], seed, &sources, |backend| BackendNow {
         serves: true,
+        drain: None,
         next_hop: NextHop {
             ifindex: BACK,
             destination: mac(Address::from(backend.address).to_v4()[3]),

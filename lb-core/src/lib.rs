@@ -6,6 +6,7 @@
 
 pub mod backend_host;
 pub mod config;
+pub mod drain;
 pub mod flows;
 pub mod health;
 pub mod maglev;

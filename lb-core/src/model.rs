@@ -5,6 +5,7 @@
 
 mod digest;
 mod flows;
+mod lookup;
 mod name;
 mod virtual_router;
 
@@ -23,6 +24,7 @@ pub use self::{
         DEFAULT_FLOWS, DEFAULT_HALF_OPEN, DEFAULT_SNAT_FLOWS, DrainPolicy, FlowCapacity,
         FlowTables, OnBackendDown, OnDrainEnd, SnatPool, Timeouts, Tracking,
     },
+    lookup::NotFound,
     name::{NameError, NodeName, ServiceName, SnatPoolName},
     virtual_router::{DEFAULT_PRIORITY, Pair, Track, TrackKind, VirtualRouter},
 };

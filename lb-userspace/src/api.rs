@@ -30,6 +30,37 @@ pub struct Failover {
     pub to: Option<String>,
 }
 
+/// The body of `POST /v1/drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Name of the service.
+    pub service: String,
+    /// Its address, address and port, or name.
+    pub backend: String,
+    /// For how long it keeps its connections; without it, as `drain_s` of the service says.
+    #[serde(default)]
+    pub deadline_s: Option<u64>,
+}
+
+/// The answer of `POST /v1/drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    pub service: String,
+    /// Address and port.
+    pub backend: String,
+    /// `None`: until its connections end.
+    pub deadline_s: Option<u64>,
+}
+
+/// The body of `POST /v1/undrain`, and of its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Undrain {
+    pub service: String,
+    pub backend: String,
+}
+
 /// The body of `POST /v1/stop`, and of its answer. `keep` has no default: it decides whether traffic goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

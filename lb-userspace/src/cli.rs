@@ -3,6 +3,7 @@
 mod backend;
 mod check;
 mod client;
+mod drain;
 mod failover;
 mod logging;
 mod output;
@@ -11,6 +12,7 @@ mod run;
 mod status;
 mod stop;
 mod table;
+mod undrain;
 
 use std::fmt;
 
@@ -31,6 +33,7 @@ Examples:
   futago status                                        what is going on?
   futago reload                                        apply the changed file
   futago failover                                      let the other node be active
+  futago drain web 10.0.0.11 --deadline 5m             no new connections for a backend
   futago stop --keep                                   end the daemon, go on forwarding
   futago backend --config /etc/futago.toml             on a real server: set it up
 
@@ -48,6 +51,8 @@ enum Command {
     Status(status::Status),
     Reload(reload::Reload),
     Failover(failover::Failover),
+    Drain(drain::Drain),
+    Undrain(undrain::Undrain),
     Stop(stop::Stop),
     Backend(backend::Backend),
 }
@@ -107,6 +112,8 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Reload(reload) => reload.run(),
             Command::Failover(failover) => failover.run(),
+            Command::Drain(drain) => drain.run(),
+            Command::Undrain(undrain) => undrain.run(),
             Command::Stop(stop) => stop.run(),
             Command::Backend(backend) => backend.run(),
         }

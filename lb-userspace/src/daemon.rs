@@ -10,6 +10,7 @@
 
 mod checks;
 pub mod command;
+mod drains;
 mod elector;
 mod kernel_settings;
 mod owner;

@@ -96,10 +96,21 @@ fn every_route_answers_as_the_openapi_document_says() {
         json!({"added": [], "removed": [], "changed": [], "notes": []})
     );
 
-    assert_eq!(
-        stop(&socket, daemon),
-        ["status", "status", "reload", "stop keep=false"]
-    );
+    let drain = r#"{"service":"web","backend":"10.0.0.1:80","deadline_s":5}"#;
+    let (code, _, body) = request(&socket, "POST", "/v1/drain", drain);
+    assert_eq!((code, body.as_str()), (200, drain));
+    let (code, _, body) = request(&socket, "POST", "/v1/drain", r#"{"service":"web"}"#);
+    assert_eq!(code, 400);
+    assert!(error(&body).contains("missing field `backend`"), "{body}");
+    let undrain = r#"{"service":"web","backend":"a"}"#;
+    let (code, _, body) = request(&socket, "POST", "/v1/undrain", undrain);
+    assert_eq!((code, error(&body).as_str()), (409, "it is not drained"));
+
+    let heard = stop(&socket, daemon);
+    assert_eq!(heard[..3], ["status", "status", "reload"]);
+    assert!(heard[3].starts_with("Drain {"), "{heard:?}");
+    assert!(heard[4].starts_with("Undrain {"), "{heard:?}");
+    assert_eq!(heard[5..], ["stop keep=false"]);
     assert!(!socket.exists(), "the socket goes with its daemon");
 }
 
@@ -335,6 +346,11 @@ fn the_openapi_schemas_have_the_fields_that_are_sent() {
             &serde_json::to_value(Reloaded::default()).expect("JSON"),
         ),
         ("Stop", &json!({"keep": true})),
+        (
+            "Drained",
+            &json!({"service": "", "backend": "", "deadline_s": 1}),
+        ),
+        ("Undrain", &json!({"service": "", "backend": ""})),
         ("Error", &json!({"error": ""})),
     ] {
         let described = &document["components"]["schemas"][schema];

@@ -316,6 +316,7 @@ pub fn wanted_now(service: &Service) -> Wanted {
     let sources = TunnelSources::default();
     wanted(service, 0x1234_5678, &sources, |backend| BackendNow {
         serves: true,
+        drain: None,
         next_hop: next_hop(backend.address),
         tunnel_source: sources.towards(backend.address, Some(tunnel_source(backend.address))),
     })

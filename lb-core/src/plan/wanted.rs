@@ -9,8 +9,9 @@ use lb_common::{
 };
 
 use super::layout::{Wanted, WantedBackend};
-use crate::model::{
-    Backend, Echo, HashPolicy, Mode, Service, ServiceKey, TunnelSources, Unmatched,
+use crate::{
+    drain::Drain,
+    model::{Backend, Echo, HashPolicy, Mode, Service, ServiceKey, TunnelSources, Unmatched},
 };
 
 /// What is known of a backend at present.
@@ -18,6 +19,8 @@ use crate::model::{
 pub struct BackendNow {
     /// Its health allows new flows.
     pub serves: bool,
+    /// It takes no new flows all the same.
+    pub drain: Option<Drain>,
     /// All zeros while it is not resolved.
     pub next_hop: NextHop,
     /// Outer source of a tunnel to it: see [`TunnelSources::towards`](crate::model::TunnelSources::towards).
@@ -47,13 +50,14 @@ pub fn wanted(
             .map(|backend| {
                 let BackendNow {
                     serves,
+                    drain,
                     next_hop,
                     tunnel_source,
                 } = now(backend);
                 WantedBackend {
                     address: backend.address.into(),
                     port: backend.port,
-                    weight: if serves && !backend.drain {
+                    weight: if serves && drain.is_none() {
                         backend.weight.into()
                     } else {
                         0

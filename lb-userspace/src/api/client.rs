@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::{ErrorBody, Failover, Stop, status::Status};
+use super::{Drain, Drained, ErrorBody, Failover, Stop, Undrain, status::Status};
 use crate::daemon::command::Reloaded;
 
 /// For what the owner loop answers at once.
@@ -82,6 +82,23 @@ impl Client {
             )
             .await?;
         Ok(())
+    }
+
+    /// [`ClientError::Refused`] says what is wrong with the request.
+    pub async fn drain(&self, request: &Drain) -> Result<Drained, ClientError> {
+        self.ask(Method::POST, "/v1/drain", Some(request), TIMEOUT_OF_CHANGES)
+            .await
+    }
+
+    /// [`ClientError::Refused`] says what is wrong with the request.
+    pub async fn undrain(&self, request: &Undrain) -> Result<Undrain, ClientError> {
+        self.ask(
+            Method::POST,
+            "/v1/undrain",
+            Some(request),
+            TIMEOUT_OF_CHANGES,
+        )
+        .await
     }
 
     /// Returns when the daemon has cleaned up, or, with `keep`, left everything in place.

@@ -10,8 +10,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
+use serde::de::DeserializeOwned;
 
-use super::{ErrorBody, Failover, OPENAPI, Stop, metrics, socket::Socket, status::Status};
+use super::{
+    Drain, Drained, ErrorBody, Failover, OPENAPI, Stop, Undrain, metrics, socket::Socket,
+    status::Status,
+};
 use crate::daemon::command::{Handle, Reloaded, Stopping};
 
 /// How long a stopping daemon waits for clients that do not read their answers.
@@ -45,6 +49,18 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/failover",
         summary: "hand the virtual routers over to another node",
         handler: || post(failover),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/drain",
+        summary: "send no new connections to a backend",
+        handler: || post(drain),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/undrain",
+        summary: "end a drain",
+        handler: || post(undrain),
     },
     Route {
         method: Method::POST,
@@ -137,6 +153,34 @@ async fn failover(State(handle): State<Handle>, body: Bytes) -> Result<Json<Fail
         Ok(()) => Ok(Json(failover)),
         Err(error) => Err(Failure(StatusCode::CONFLICT, error)),
     }
+}
+
+async fn drain(State(handle): State<Handle>, body: Bytes) -> Result<Json<Drained>, Failure> {
+    let example = r#"{"service": "web", "backend": "10.0.0.11", "deadline_s": 300}"#;
+    let request: Drain = described(&body, example)?;
+    let outcome = handle.drain(request).await?;
+    outcome
+        .map(Json)
+        .map_err(|error| Failure(StatusCode::CONFLICT, error))
+}
+
+async fn undrain(State(handle): State<Handle>, body: Bytes) -> Result<Json<Undrain>, Failure> {
+    let example = r#"{"service": "web", "backend": "10.0.0.11"}"#;
+    let request: Undrain = described(&body, example)?;
+    let outcome = handle.undrain(request).await?;
+    outcome
+        .map(Json)
+        .map_err(|error| Failure(StatusCode::CONFLICT, error))
+}
+
+/// The body, or what is wrong with it.
+fn described<T: DeserializeOwned>(body: &Bytes, example: &str) -> Result<T, Failure> {
+    Json::<T>::from_bytes(body)
+        .map(|Json(body)| body)
+        .map_err(|rejection| {
+            let text = format!("{}; send {example}", rejection.body_text());
+            Failure(StatusCode::BAD_REQUEST, text)
+        })
 }
 
 async fn openapi() -> Response {

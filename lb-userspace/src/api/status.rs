@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use lb_core::{
-    health,
-    model::{Mode, Protocol},
+    drain, health,
+    model::{Mode, OnDrainEnd, Protocol},
 };
 use serde::{Deserialize, Serialize};
 
@@ -64,10 +64,27 @@ pub struct BackendStatus {
     pub since_ms: u64,
     /// The last failure, or why there is no next hop.
     pub reason: Option<String>,
+    /// Why it takes no new connections although it is up; `null` if it takes them.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
     /// Share of the service's slots, 0 to 1.
     pub share: f64,
     pub packets: u64,
     pub bytes: u64,
+}
+
+/// A drain that somebody asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// `file` or `command`.
+    pub origin: drain::Origin,
+    pub since_ms: u64,
+    /// Until the connections that are left are reset or moved; `null`: they stay until they end.
+    pub left_ms: Option<u64>,
+    /// Their time is over.
+    pub over: bool,
+    /// What becomes of them then: `reset` or `rehash`.
+    pub at_end: OnDrainEnd,
 }
 
 /// How many packets left the packet path for one reason.

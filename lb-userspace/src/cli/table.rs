@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use lb_core::health;
+use lb_core::{drain::Origin, health, model::OnDrainEnd};
 
 use super::output::{bytes, duration, grouped};
 use crate::api::status::{BackendStatus, InterfaceStatus, ReasonStatus, ServiceStatus, Status};
@@ -150,10 +150,12 @@ fn backend_head() -> Vec<Cell> {
 }
 
 fn backend(backend: &BackendStatus) -> Vec<Cell> {
-    let (state, colour) = match backend.state {
-        health::State::Up => ("up", Colour::Green),
-        health::State::Down => ("down", Colour::Red),
-        health::State::Unknown => ("unknown", Colour::Yellow),
+    let (state, colour) = match (backend.state, &backend.drain) {
+        (health::State::Up, Some(drain)) if drain.over => ("drained", Colour::Yellow),
+        (health::State::Up, Some(_)) => ("drains", Colour::Yellow),
+        (health::State::Up, None) => ("up", Colour::Green),
+        (health::State::Down, _) => ("down", Colour::Red),
+        (health::State::Unknown, _) => ("unknown", Colour::Yellow),
     };
     vec![
         left(SocketAddr::new(backend.address, backend.port).to_string()),
@@ -165,8 +167,32 @@ fn backend(backend: &BackendStatus) -> Vec<Cell> {
         right(format!("{:.1}%", backend.share * 100.0)),
         right(grouped(backend.packets)),
         right(bytes(backend.bytes)),
-        left(backend.reason.as_deref().unwrap_or_default()),
+        left(reason_of(backend)),
     ]
+}
+
+/// Why it is as it is: what is left of a drain first.
+fn reason_of(backend: &BackendStatus) -> String {
+    let drain = backend.drain.as_ref().map(|drain| {
+        let by = match drain.origin {
+            Origin::File => "by the file",
+            Origin::Command => "by command",
+        };
+        let fate = match drain.at_end {
+            OnDrainEnd::Reset => "reset",
+            OnDrainEnd::Rehash => "moved",
+        };
+        match drain.left_ms {
+            _ if drain.over => format!("drained {by}: connections that are left are {fate}"),
+            Some(left) => format!(
+                "drains {by}: connections are {fate} in {}",
+                duration(left / 1000)
+            ),
+            None => format!("drains {by} until its connections end"),
+        }
+    });
+    let reasons = drain.into_iter().chain(backend.reason.clone());
+    reasons.collect::<Vec<_>>().join("; ")
 }
 
 fn reason_head() -> Vec<Cell> {
@@ -284,6 +310,37 @@ mod tests {
         }
         let text = render(&status, false);
         assert!(!text.contains(['\x1b', '\r']), "{text}");
+    }
+
+    #[test]
+    fn a_drain_says_what_is_left_of_it() {
+        let mut status = sample();
+        let drain = crate::api::status::DrainStatus {
+            origin: Origin::Command,
+            since_ms: 1000,
+            left_ms: Some(290_000),
+            over: false,
+            at_end: OnDrainEnd::Reset,
+        };
+        status.services[0].backends[0].drain = Some(drain.clone());
+        let text = render(&status, false);
+        assert!(text.contains("  drains  "), "{text}");
+        assert!(
+            text.contains("drains by command: connections are reset in 4m 50s\n"),
+            "{text}"
+        );
+        status.services[0].backends[0].drain = Some(crate::api::status::DrainStatus {
+            over: true,
+            left_ms: Some(0),
+            origin: Origin::File,
+            at_end: OnDrainEnd::Rehash,
+            ..drain
+        });
+        let text = render(&status, false);
+        assert!(
+            text.contains("drained by the file: connections that are left are moved\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::status::Status;
+use crate::api::{Drain, Drained, Undrain, status::Status};
 
 /// One request; the answer comes through its channel.
 #[derive(Debug)]
@@ -14,6 +14,16 @@ pub enum Command {
     Failover {
         to: Option<String>,
         answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Send no new connections to a backend.
+    Drain {
+        request: Drain,
+        answer: oneshot::Sender<Result<Drained, String>>,
+    },
+    /// End a drain.
+    Undrain {
+        request: Undrain,
+        answer: oneshot::Sender<Result<Undrain, String>>,
     },
     /// End the daemon. `keep`: leave the kernel forwarding and the VIPs in place.
     Stop {
@@ -59,12 +69,23 @@ impl Handle {
         self.ask(Command::Reload).await
     }
 
-    /// The inner error says what could not be cleaned up.
     /// The inner error says why nobody took over.
     pub async fn failover(&self, to: Option<String>) -> Result<Result<(), String>, Stopping> {
         self.ask(|answer| Command::Failover { to, answer }).await
     }
 
+    /// The inner error says what is wrong with the request.
+    pub async fn drain(&self, request: Drain) -> Result<Result<Drained, String>, Stopping> {
+        self.ask(|answer| Command::Drain { request, answer }).await
+    }
+
+    /// The inner error says what is wrong with the request.
+    pub async fn undrain(&self, request: Undrain) -> Result<Result<Undrain, String>, Stopping> {
+        self.ask(|answer| Command::Undrain { request, answer })
+            .await
+    }
+
+    /// The inner error says what could not be cleaned up.
     pub async fn stop(&self, keep: bool) -> Result<Result<(), String>, Stopping> {
         self.ask(|done| Command::Stop { keep, done }).await
     }

@@ -13,6 +13,7 @@ use lb_common::{
 };
 use lb_core::{
     config,
+    drain::Drains,
     health::State,
     model::{Capacity, Model, Node, Service, ServiceKey, TunnelSources},
     plan::{self, BackendNow, Layout, PlanError, Write, wanted},
@@ -56,6 +57,7 @@ pub(super) struct Owner {
     pub(super) adopted: bool,
     pub(super) layout: Layout,
     pub(super) checks: Checks,
+    pub(super) drains: Drains,
     pub(super) next_hops: BTreeMap<IpAddr, NextHopChanged>,
     /// Why the tables do not hold what is wanted of a service.
     pub(super) errors: BTreeMap<ServiceKey, String>,
@@ -128,6 +130,7 @@ impl Owner {
             adopted,
             layout,
             checks,
+            drains: Drains::default(),
             next_hops: BTreeMap::new(),
             errors: BTreeMap::new(),
             outcomes,
@@ -183,6 +186,8 @@ impl Owner {
                         }
                         drop(answer.send(report::status(&self, election)));
                     }
+                    Command::Drain { request, answer } => drop(answer.send(self.drain(&request))),
+                    Command::Undrain { request, answer } => drop(answer.send(self.undrain(&request))),
                     Command::Failover { to, answer } => self.failover(to.as_deref(), answer),
                     Command::Reload(answer) => {
                         let outcome = self.reload().await.map_err(|error| format!("{error:#}"));
@@ -240,6 +245,7 @@ impl Owner {
             BackendNow {
                 tunnel_source: sources.towards(backend.address, host),
                 serves: self.checks.state(&(service.key(), backend.key())).serves(),
+                drain: self.drains.get(&(service.key(), backend.key())).copied(),
                 next_hop: self.next_hop(backend.address),
             }
         })
@@ -264,6 +270,7 @@ impl Owner {
         let deadlines = [
             self.checks.next_deadline(),
             self.layout.deadline(),
+            self.drains.next_deadline(),
             self.vips.next_deadline(),
             self.flush_at,
             self.elector.next_deadline(&self.model),
@@ -282,6 +289,7 @@ impl Owner {
         for service in self.checks.poll(now) {
             self.mark(service);
         }
+        self.end_drains(now);
         self.vips.announce(now, &self.watcher.links());
         let expired = self.layout.expire(now);
         self.write(&expired);
@@ -292,8 +300,10 @@ impl Owner {
             let service = self.model.services.iter().find(|s| s.name.as_str() == name);
             service.map_or(0, |service| {
                 let up = |backend: &&lb_core::model::Backend| {
+                    let id = (service.key(), backend.key());
                     backend.weight > 0
-                        && self.checks.state(&(service.key(), backend.key())).serves()
+                        && self.checks.state(&id).serves()
+                        && self.drains.get(&id).is_none()
                 };
                 service.backends.iter().filter(up).count()
             })
@@ -301,7 +311,7 @@ impl Owner {
         self.elector.track(now, &self.model, healthy);
     }
 
-    fn mark(&mut self, service: ServiceKey) {
+    pub(super) fn mark(&mut self, service: ServiceKey) {
         self.dirty.insert(service);
         let at = self.now() + COALESCE;
         self.flush_at = Some(self.flush_at.map_or(at, |old| old.min(at)));
@@ -482,6 +492,7 @@ impl Owner {
                     None => State::Unknown,
                 }
             });
+        self.drains.follow(now, &self.model);
         let stay: Vec<Key> = self
             .model
             .services

@@ -1,16 +1,21 @@
 //! What the daemon tells of itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use lb_common::{
     address::Address,
     reason::Class,
     tables::{Counter, Key},
 };
-use lb_core::model::{Backend, Service};
+use lb_core::{
+    drain,
+    model::{Backend, Service},
+};
 
 use super::owner::Owner;
-use crate::api::status::{BackendStatus, InterfaceStatus, ReasonStatus, ServiceStatus, Status};
+use crate::api::status::{
+    BackendStatus, DrainStatus, InterfaceStatus, ReasonStatus, ServiceStatus, Status,
+};
 use crate::vrrp;
 
 /// The state of the node now; counters are read from the mapped tables.
@@ -77,7 +82,7 @@ fn service_status(owner: &Owner, service: &Service) -> ServiceStatus {
         .collect();
     let state = |backend: &Backend| owner.checks.state(&(service.key(), backend.key()));
     let serving = |backend: &Backend| {
-        if state(backend).serves() {
+        if state(backend).serves() && owner.drains.get(&(service.key(), backend.key())).is_none() {
             f64::from(backend.weight)
         } else {
             0.0
@@ -116,6 +121,7 @@ fn service_status(owner: &Owner, service: &Service) -> ServiceStatus {
                     .and_then(|health| health.last_failure())
                     .map(str::to_owned)
                     .or(unresolved),
+                drain: drain_status(owner, &(service.key(), backend.key())),
                 share: if total > 0.0 {
                     serving(backend) / total
                 } else {
@@ -137,6 +143,19 @@ fn service_status(owner: &Owner, service: &Service) -> ServiceStatus {
         error: owner.errors.get(&service.key()).cloned(),
         backends,
     }
+}
+
+fn drain_status(owner: &Owner, id: &drain::Id) -> Option<DrainStatus> {
+    let drain = owner.drains.get(id)?;
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let now = owner.now();
+    Some(DrainStatus {
+        origin: drain.origin,
+        since_ms: ms(now.saturating_sub(drain.since)),
+        left_ms: drain.until.map(|until| ms(until.saturating_sub(now))),
+        over: drain.over,
+        at_end: drain.at_end,
+    })
 }
 
 const fn class_label(class: Class) -> &'static str {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use lb_userspace::{
-    api::{socket::Socket, status::Status},
+    api::{Drained, socket::Socket, status::Status},
     daemon::command::{Command, Handle, Reloaded},
 };
 
@@ -71,6 +71,18 @@ impl Daemon {
                             Command::Failover { to, answer } => {
                                 heard.push(format!("failover to={to:?}"));
                                 let _ = answer.send(Ok(()));
+                            }
+                            Command::Drain { request, answer } => {
+                                heard.push(format!("{request:?}"));
+                                let _ = answer.send(Ok(Drained {
+                                    service: request.service,
+                                    backend: request.backend,
+                                    deadline_s: request.deadline_s,
+                                }));
+                            }
+                            Command::Undrain { request, answer } => {
+                                heard.push(format!("{request:?}"));
+                                let _ = answer.send(Err("it is not drained".to_owned()));
                             }
                             Command::Stop { keep, done } => {
                                 heard.push(format!("stop keep={keep}"));
