@@ -7,6 +7,7 @@ use crate::{
     echo::Identity,
     frame::{Frame, view, view_mut},
     lease::{Held, Lease},
+    real_server::{Duties, Key, Outcome},
     reason::Reason,
     tables::{Backend, Counter, Route, RouteQuery, Service, Tables},
     wire::Wire,
@@ -166,4 +167,21 @@ fn add(counters: &mut BTreeMap<u32, Counter>, key: u32, bytes: u32) {
     let counter = counters.entry(key).or_default();
     counter.packets += 1;
     counter.bytes += u64::from(bytes);
+}
+
+/// A real server's duties on the heap, and the ways that frames took.
+#[derive(Debug, Default)]
+pub struct HeapDuties {
+    pub duties: BTreeMap<Key, Address>,
+    pub outcomes: RefCell<Vec<Outcome>>,
+}
+
+impl Duties for HeapDuties {
+    fn find(&self, key: &Key) -> Option<Address> {
+        self.duties.get(key).copied()
+    }
+
+    fn count(&self, outcome: Outcome, _bytes: u32) {
+        self.outcomes.borrow_mut().push(outcome);
+    }
 }

@@ -28,6 +28,7 @@ pub mod job;
 pub mod lease;
 pub mod link;
 pub mod parse;
+pub mod real_server;
 pub mod reason;
 pub mod rewrite;
 pub mod snat;

@@ -14,13 +14,13 @@ pub enum Class {
 }
 
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal, $class:ident;)+) => {
-        /// Every way out of the packet path. The discriminant is the counter's slot.
+    ($(#[doc = $of:literal])+ enum $reason:ident; $($(#[doc = $doc:literal])+ $name:ident = $label:literal, $class:ident;)+) => {
+        $(#[doc = $of])+
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u32)]
-        pub enum Reason { $($(#[doc = $doc])+ $name),+ }
+        pub enum $reason { $($(#[doc = $doc])+ $name),+ }
 
-        impl Reason {
+        impl $reason {
             /// All of them, in the order of their counters.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
@@ -50,7 +50,12 @@ macro_rules! reasons {
     };
 }
 
+pub(crate) use reasons;
+
 reasons! {
+    /// Every way out of the packet path. The discriminant is the counter's slot.
+    enum Reason;
+
     /// Sent to a backend of its service.
     ToBackend = "to_backend", Forwarded;
     /// A backend's reply, sent to the client with the service's address.

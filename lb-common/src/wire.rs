@@ -151,6 +151,17 @@ pub struct Gre {
     pub protocol: U16,
 }
 
+/// Header of variant 0 of Generic UDP Encapsulation, without fields of its flags (draft-ietf-intarea-gue-09 §3.1), 4 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Unaligned, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Gue {
+    /// Variant (2 bits), control message (1 bit), length of the fields in units of 4 bytes (5 bits).
+    pub variant_control_length: u8,
+    /// Protocol of what follows.
+    pub protocol: u8,
+    pub flags: U16,
+}
+
 /// The first 8 bytes of an ICMP or ICMPv6 message (RFC 792, RFC 4443 §2.1).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Unaligned, Immutable, KnownLayout)]
 #[repr(C)]

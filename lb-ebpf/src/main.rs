@@ -12,6 +12,8 @@ mod frame;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod real_server;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -19,6 +19,7 @@ mod link;
 mod load;
 mod mapping;
 mod maps;
+pub mod real_server;
 mod run;
 mod sys;
 mod tables;

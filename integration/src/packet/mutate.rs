@@ -116,7 +116,7 @@ fn client(random: &mut Random, family: Family) -> IpAddr {
 }
 
 /// Changes a frame in one way.
-fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
+pub fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
     // Most of what decides stands in the first bytes.
     let reach = if random.one_in(4) {
         frame.len()

@@ -2,4 +2,5 @@
 
 mod answer;
 mod common;
+mod real_server;
 mod tunnel;

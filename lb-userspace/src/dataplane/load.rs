@@ -284,7 +284,9 @@ fn load(
 
 /// Has the kernel verify the program. A signal that arrives meanwhile ends the verifier with `EAGAIN`, at no fault of the
 /// program: it is asked again, as often as libbpf does (`PROG_LOAD_ATTEMPTS`), which aya does not do.
-fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+pub(super) fn verify(
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), ProgramError> {
     for _ in 1..LOAD_ATTEMPTS {
         match load() {
             Err(ProgramError::LoadError { io_error, .. })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
 
 use super::Dataplane;
 
@@ -61,32 +61,46 @@ impl Dataplane {
         ingress_ifindex: u32,
         repeat: u32,
     ) -> Result<TestRun, RunError> {
-        // One page less the kernel's headroom and tailroom; more needs a program that takes fragments.
-        if !(14..=3500).contains(&frame.len()) {
-            return Err(RunError::FrameLength(frame.len()));
-        }
-        let context = context(frame.len() as u32, ingress_ifindex);
-        let mut output = vec![0; frame.len() + GROWTH];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut output),
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::new()
-        };
-        let kernel = |source| RunError::Kernel {
+        let program = self.program().map_err(|source| RunError::Kernel {
             ifindex: ingress_ifindex,
             source: Box::new(source),
-        };
-        let program = self.program().map_err(kernel)?;
-        let result = program.test_run(options).map_err(kernel)?;
-        output.truncate(result.data_size_out as usize);
-        Ok(TestRun {
-            action: action(result.return_value)?,
-            frame: output,
-            duration: result.duration,
-        })
+        })?;
+        test_run(program, frame, ingress_ifindex, repeat)
     }
+}
+
+/// Runs a program; see [`Dataplane::test_run_repeated`].
+pub(super) fn test_run(
+    program: &Xdp,
+    frame: &[u8],
+    ingress_ifindex: u32,
+    repeat: u32,
+) -> Result<TestRun, RunError> {
+    // One page less the kernel's headroom and tailroom; more needs a program that takes fragments.
+    if !(14..=3500).contains(&frame.len()) {
+        return Err(RunError::FrameLength(frame.len()));
+    }
+    let context = context(frame.len() as u32, ingress_ifindex);
+    let mut output = vec![0; frame.len() + GROWTH];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut output),
+        ctx_in: Some(&context),
+        repeat,
+        ..TestRunOptions::new()
+    };
+    let result = program
+        .test_run(options)
+        .map_err(|source| RunError::Kernel {
+            ifindex: ingress_ifindex,
+            source: Box::new(source),
+        })?;
+    output.truncate(result.data_size_out as usize);
+    Ok(TestRun {
+        action: action(result.return_value)?,
+        frame: output,
+        duration: result.duration,
+    })
 }
 
 /// `struct xdp_md` of linux/bpf.h: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
