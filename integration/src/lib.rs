@@ -20,6 +20,7 @@ pub mod pair;
 mod picture;
 pub mod probe;
 mod process;
+pub mod real_server;
 pub mod server;
 pub mod stage;
 pub mod topology;

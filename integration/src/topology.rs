@@ -39,6 +39,9 @@ pub enum Segments {
 pub enum ServersAre {
     /// Hosts with a default route to the first balancer: what `nat` needs, and harmless for `snat`.
     BehindBalancer,
+    /// Hosts with a way to the clients that does not pass a balancer, and nothing else: what `futago backend` makes real servers
+    /// of. With two segments that way leads through the balancer's routing all the same.
+    Plain,
     /// Holders of these VIPs on lo, which they neither answer ARP for nor announce (`arp_ignore=1`, `arp_announce=2`). They
     /// answer clients directly, which with two segments means through the balancer's routing.
     L2Dsr(Vec<IpAddr>),
@@ -162,8 +165,10 @@ impl Topology {
 
     fn server(&self, host: &Host) -> Result<()> {
         self.default_routes(host, 2)?;
-        let ServersAre::L2Dsr(vips) = &self.servers_are else {
-            return Ok(());
+        let vips = match &self.servers_are {
+            ServersAre::BehindBalancer => return Ok(()),
+            ServersAre::Plain => return self.beside_clients(host),
+            ServersAre::L2Dsr(vips) => vips,
         };
         for scope in ["all", "default", "eth0", "lo"] {
             host.sysctl(&format!("net.ipv4.conf.{scope}.arp_ignore"), "1")?;
@@ -179,6 +184,10 @@ impl Topology {
             };
             host.ip(&[format!("addr add {vip}/{prefix} dev lo{nodad}")])?;
         }
+        self.beside_clients(host)
+    }
+
+    fn beside_clients(&self, host: &Host) -> Result<()> {
         if self.segments == Segments::One {
             host.ip(&[
                 "route add 10.0.1.0/24 dev eth0",

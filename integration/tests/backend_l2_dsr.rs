@@ -3,8 +3,6 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpListener},
-    path::PathBuf,
-    process::{Output, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,6 +11,7 @@ use integration::{
     capture::Capture,
     daemon::{self, Daemon, Service},
     http::{self, Load},
+    real_server::{backend, state},
     server,
     topology::{VIP4, VIP6},
 };
@@ -38,19 +37,6 @@ fn services(lab: &Lab) -> Result<[Service; 2]> {
     let service =
         |name, vip| Service::over_servers(lab, name, SocketAddr::new(vip, 80), Mode::L2Dsr);
     Ok([service("web4", VIP4)?, service("web6", VIP6)?])
-}
-
-fn state(host: &Host) -> PathBuf {
-    host.files().join("backend.json")
-}
-
-fn backend(host: &Host, options: &[&str]) -> Result<Output> {
-    let mut command = daemon::command(host)?;
-    command.arg("backend").arg("--state").arg(state(host));
-    if !options.contains(&"--undo") {
-        command.arg("--config").arg(daemon::config_path(host));
-    }
-    Ok(command.args(options).stdin(Stdio::null()).output()?)
 }
 
 /// Its stdout, if it ends with this exit code.

@@ -17,11 +17,12 @@ use core::{fmt, net::IpAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::{
-    duty::{Arrival, Duty, NotABackend, Who, duties, gateways},
+    duty::{Arrival, Duty, NotABackend, Who, duties, gateways, program_duties, program_interfaces},
     finding::{Finding, Kind, Severity, Step},
     judge::{judge, settings_of_interest},
 };
 use crate::model::Protocol;
+use lb_common::{address::Address, real_server::Key};
 
 /// The name of the loopback interface, which cannot be renamed.
 pub const LOOPBACK: &str = "lo";
@@ -55,8 +56,19 @@ pub struct Interface {
     pub mtu: u32,
     /// Addresses with their prefix lengths.
     pub addresses: BTreeSet<(IpAddr, u8)>,
-    /// A program or device of this interface takes packets out of tunnels.
-    pub decapsulates: bool,
+    /// Who takes packets that come in here out of tunnels.
+    pub decapsulates: Decapsulation,
+}
+
+/// Who takes packets out of tunnels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Decapsulation {
+    #[default]
+    Nobody,
+    /// A tunnel device of the kernel; whether it fits is not known.
+    Device,
+    /// Futago's XDP program, with these duties.
+    Program(BTreeMap<Key, Address>),
 }
 
 /// A setting of the kernel under `net.<family>.conf`.

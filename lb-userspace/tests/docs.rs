@@ -3,7 +3,10 @@
 use std::{fmt::Write as _, fs, path::PathBuf};
 
 use clap::CommandFactory as _;
-use lb_common::reason::{Class, Reason};
+use lb_common::{
+    real_server::Outcome,
+    reason::{Class, Reason},
+};
 use lb_userspace::{
     api::{DEFAULT_SOCKET, metrics::FAMILIES, server::ROUTES},
     cli::Cli,
@@ -73,6 +76,24 @@ fn the_metrics_and_reasons_are_those_of_the_source() {
         );
     }
     compare("metrics.md", &text);
+}
+
+#[test]
+fn the_outcomes_of_a_servers_program_are_those_of_the_source() {
+    let mut text = String::from("| `outcome` | the packet is | meaning |\n|---|---|---|\n");
+    for outcome in Outcome::ALL {
+        let class = match outcome.class() {
+            Class::Dropped => "dropped",
+            Class::Passed | Class::Forwarded | Class::Answered => "passed",
+        };
+        let _ = writeln!(
+            text,
+            "| `{}` | {class} | {} |",
+            outcome.label(),
+            outcome.explanation().trim()
+        );
+    }
+    compare("backends.md", &text);
 }
 
 #[test]

@@ -1,7 +1,13 @@
 //! For which services is this host a backend, and how do their packets reach it?
 
 use core::{fmt, net::IpAddr};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{
+    address::Address,
+    real_server::Key,
+    wire::{PROTOCOL_GRE, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_UDP},
+};
 
 use super::Host;
 use crate::model::{BackendKey, Mode, Model, Service, ServiceKey, ServiceName};
@@ -55,9 +61,24 @@ pub struct Duty {
     pub backend: BackendKey,
     /// Where packets come in.
     pub interface: String,
+    /// What packets in tunnels bear: their protocol and UDP port.
+    pub tunnel: Option<(u8, u16)>,
 }
 
 impl Duty {
+    /// What the XDP program has to know for this.
+    fn keys(&self) -> Vec<(Key, Address)> {
+        let Some((protocol, port)) = self.tunnel else {
+            return Vec::new();
+        };
+        let outer = Address::from(self.backend.address);
+        let keys = [
+            Key::tunnel(outer, protocol, port),
+            Key::vip(self.key.vip.into()),
+        ];
+        keys.map(|key| (key, Address::default())).into()
+    }
+
     /// Where a socket must listen.
     pub fn listens_at(&self) -> (IpAddr, u16) {
         if self.arrival.to_vip() {
@@ -175,6 +196,17 @@ pub fn duties(
     }
 }
 
+/// What the XDP program of a host with these duties has to know; empty if it needs none.
+pub fn program_duties(duties: &[Duty]) -> BTreeMap<Key, Address> {
+    duties.iter().flat_map(Duty::keys).collect()
+}
+
+/// Where the XDP program of a host with these duties has to run.
+pub fn program_interfaces(duties: &[Duty]) -> BTreeSet<String> {
+    let tunnelled = duties.iter().filter(|duty| duty.tunnel.is_some());
+    tunnelled.map(|duty| duty.interface.clone()).collect()
+}
+
 /// Addresses that the active node holds for no service: what the file offers as the servers' gateway.
 pub fn gateways(model: &Model) -> BTreeSet<IpAddr> {
     let services = model.held_addresses();
@@ -201,7 +233,19 @@ fn duty(
         arrival: Arrival::of(service.mode, address),
         backend,
         interface: interface.to_owned(),
+        tunnel: tunnel(service),
     })
+}
+
+/// Protocol and UDP port of a service's tunnels.
+fn tunnel(service: &Service) -> Option<(u8, u16)> {
+    match service.mode {
+        Mode::Nat | Mode::Snat | Mode::L2Dsr => None,
+        Mode::Ipip if service.vip.is_ipv4() => Some((PROTOCOL_IPV4, 0)),
+        Mode::Ipip => Some((PROTOCOL_IPV6, 0)),
+        Mode::Gre => Some((PROTOCOL_GRE, 0)),
+        Mode::Gue => Some((PROTOCOL_UDP, service.gue_port)),
+    }
 }
 
 fn not_found(model: &Model, who: Who<'_>, host: &Host) -> NotABackend {

@@ -1,6 +1,9 @@
 //! What is not as it should be on a server, and the commands that mend it.
 
 use core::{fmt, net::IpAddr};
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{address::Address, real_server::Key};
 
 use serde::Serialize;
 
@@ -44,6 +47,7 @@ pub enum Kind {
     VipWrongInterface,
     VipWidePrefix,
     NotDecapsulated,
+    DecapsulatesOther,
     NotListening,
     Gateway,
     NoDefaultRoute,
@@ -61,7 +65,7 @@ pub enum Severity {
 }
 
 impl Kind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ArpIgnore,
         Self::ArpAnnounce,
         Self::RpFilter,
@@ -70,6 +74,7 @@ impl Kind {
         Self::VipWrongInterface,
         Self::VipWidePrefix,
         Self::NotDecapsulated,
+        Self::DecapsulatesOther,
         Self::NotListening,
         Self::Gateway,
         Self::NoDefaultRoute,
@@ -86,6 +91,7 @@ impl Kind {
             | Self::VipWrongInterface
             | Self::VipWidePrefix
             | Self::NotDecapsulated
+            | Self::DecapsulatesOther
             | Self::NotListening
             | Self::Gateway => Severity::Wrong,
             Self::NoDefaultRoute | Self::SegmentSize => Severity::Advice,
@@ -112,6 +118,11 @@ pub enum Step {
     /// /32 or /128 on the loopback interface. IPv6: without duplicate address detection, and never chosen as the source of
     /// the host's own connections.
     AddVip(IpAddr),
+    /// The XDP program on these interfaces, with these duties.
+    Decapsulate {
+        interfaces: BTreeSet<String>,
+        duties: BTreeMap<Key, Address>,
+    },
     /// Only the operator may: it would take away what somebody else made, or is a choice.
     ByHand(String),
 }
@@ -119,7 +130,7 @@ pub enum Step {
 impl Step {
     pub fn is_ours(&self) -> bool {
         match self {
-            Self::Set { .. } | Self::AddVip(_) => true,
+            Self::Set { .. } | Self::AddVip(_) | Self::Decapsulate { .. } => true,
             Self::ByHand(_) => false,
         }
     }
@@ -132,6 +143,14 @@ impl fmt::Display for Step {
             Self::AddVip(vip @ IpAddr::V4(_)) => write!(f, "ip address add {vip}/32 dev lo"),
             Self::AddVip(vip @ IpAddr::V6(_)) => {
                 write!(f, "ip address add {vip}/128 dev lo nodad preferred_lft 0")
+            }
+            Self::Decapsulate { interfaces, .. } => {
+                let names: Vec<_> = interfaces.iter().map(String::as_str).collect();
+                write!(
+                    f,
+                    "futago backend --config FILE # attaches its XDP program to {}",
+                    names.join(", ")
+                )
             }
             Self::ByHand(command) => f.write_str(command),
         }

@@ -3,7 +3,10 @@
 use core::net::IpAddr;
 use std::collections::BTreeSet;
 
-use super::{Arrival, DefaultRoute, Duty, Finding, Host, Kind, LOOPBACK, Listener, Setting, Step};
+use super::{
+    Arrival, Decapsulation, DefaultRoute, Duty, Finding, Host, Kind, LOOPBACK, Listener, Setting,
+    Step, program_duties,
+};
 use crate::model::ServiceName;
 
 /// TCP's and IP's headers without options, in bytes.
@@ -45,7 +48,7 @@ pub fn judge(duties: &[Duty], host: &Host, gateways: &BTreeSet<IpAddr>) -> Vec<F
     for &vip in &vips {
         judge.vip(vip, &mut findings);
     }
-    findings.extend(judge.not_decapsulated());
+    findings.extend(judge.decapsulation());
     findings.extend(duties.iter().filter_map(|duty| judge.listening(duty)));
     for ipv6 in [false, true] {
         findings.extend(judge.gateway(ipv6, gateways));
@@ -222,19 +225,50 @@ impl Judge<'_> {
         }
     }
 
-    fn not_decapsulated(&self) -> Option<Finding> {
-        let tunnelled = |duty: &Duty| matches!(duty.arrival, Arrival::Tunnelled { .. });
-        let concerned = |duty: &Duty| {
+    fn decapsulation(&self) -> Vec<Finding> {
+        let wanted = program_duties(self.duties);
+        let found = |duty: &Duty| {
             let interface = self.host.interfaces.get(&duty.interface);
-            tunnelled(duty) && !interface.is_some_and(|interface| interface.decapsulates)
+            interface.map_or(&Decapsulation::Nobody, |interface| &interface.decapsulates)
         };
-        let services = self.services(concerned);
-        (!services.is_empty()).then(|| Finding {
-            kind: Kind::NotDecapsulated,
-            services,
-            what: "nothing on this server takes the packets out of the tunnel".to_owned(),
-            steps: Vec::new(),
-        })
+        let nobody = |duty: &Duty| duty.tunnel.is_some() && *found(duty) == Decapsulation::Nobody;
+        let other = |duty: &Duty| {
+            duty.tunnel.is_some()
+                && matches!(found(duty), Decapsulation::Program(duties) if *duties != wanted)
+        };
+        // One program for all of them: it is replaced everywhere, or on none.
+        let interfaces = self
+            .duties
+            .iter()
+            .filter(|duty| duty.tunnel.is_some() && *found(duty) != Decapsulation::Device)
+            .map(|duty| duty.interface.clone())
+            .collect();
+        let step = Step::Decapsulate {
+            interfaces,
+            duties: wanted.clone(),
+        };
+        let finding = |kind, services: Vec<ServiceName>, what: &str| {
+            (!services.is_empty()).then(|| Finding {
+                kind,
+                services,
+                what: what.to_owned(),
+                steps: vec![step.clone()],
+            })
+        };
+        let findings = [
+            finding(
+                Kind::NotDecapsulated,
+                self.services(nobody),
+                "nothing on this server takes the packets out of the tunnel",
+            ),
+            finding(
+                Kind::DecapsulatesOther,
+                self.services(other),
+                "the XDP program on this server was set up for other services or addresses than the file has now",
+            ),
+        ];
+        // The step mends both.
+        findings.into_iter().flatten().take(1).collect()
     }
 
     fn listening(&self, duty: &Duty) -> Option<Finding> {

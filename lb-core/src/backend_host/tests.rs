@@ -77,7 +77,7 @@ fn server() -> Host {
                         ("192.0.2.10", 32),
                         ("2001:db8::10", 128),
                     ]),
-                    decapsulates: false,
+                    decapsulates: Decapsulation::Nobody,
                 },
             ),
             (
@@ -86,7 +86,7 @@ fn server() -> Host {
                     silent: false,
                     mtu: 1500,
                     addresses: addresses(&[("192.0.2.21", 24), ("2001:db8::21", 64)]),
-                    decapsulates: false,
+                    decapsulates: Decapsulation::Nobody,
                 },
             ),
         ]),
@@ -433,11 +433,52 @@ fn a_tunnel_wants_smaller_segments_and_somebody_who_unpacks() {
     );
     host.default_routes[0].advmss = Some(1436);
     let eth0 = host.interfaces.get_mut("eth0").expect("test data");
-    eth0.decapsulates = true;
+    eth0.decapsulates = Decapsulation::Device;
+    assert_eq!(judge(&duties, &host, &BTreeSet::new()), []);
+    let eth0 = host.interfaces.get_mut("eth0").expect("test data");
+    eth0.decapsulates = Decapsulation::Program(program_duties(&duties));
     assert_eq!(judge(&duties, &host, &BTreeSet::new()), []);
     // Clients are told the same; a jumbo interface needs nothing smaller.
     host.default_routes[0].advmss = Some(1460);
     assert_eq!(judge(&duties, &host, &BTreeSet::new()).len(), 1);
     host.interfaces.get_mut("eth0").expect("test data").mtu = 9000;
     assert_eq!(judge(&duties, &host, &BTreeSet::new()), []);
+}
+
+#[test]
+fn the_program_knows_the_tunnels_and_vips_of_the_file_and_is_replaced_when_they_change() {
+    let mut host = server();
+    let file = FILE.replace("\"l2-dsr\"", "\"l3-dsr\"\nencap = \"gue\"\ngue_port = 5555");
+    let model = config::parse("futago.toml", &file)
+        .unwrap_or_else(|report| panic!("{report}"))
+        .model;
+    let duties = duties(&model, Who::Holder, None, &host).expect("a backend");
+    let wanted = program_duties(&duties);
+    let keys: Vec<_> = wanted.keys().copied().collect();
+    let mut expected = Vec::new();
+    for (own, vip) in [
+        ("192.0.2.21", "192.0.2.10"),
+        ("2001:db8::21", "2001:db8::10"),
+    ] {
+        expected.extend([
+            Key::tunnel(ip(own).into(), 17, 5555),
+            Key::vip(ip(vip).into()),
+        ]);
+    }
+    expected.sort();
+    assert_eq!(keys, expected);
+    let eth0 = host.interfaces.get_mut("eth0").expect("test data");
+    let mut other = wanted.clone();
+    other.pop_first();
+    eth0.decapsulates = Decapsulation::Program(other);
+    let found = judge(&duties, &host, &BTreeSet::new());
+    assert_eq!(found[0].kind, Kind::DecapsulatesOther);
+    assert!(found[0].is_ours());
+    let step = Step::Decapsulate {
+        interfaces: ["eth0".to_owned()].into(),
+        duties: wanted,
+    };
+    assert_eq!(found[0].steps, [step]);
+    let services: Vec<_> = found[0].services.iter().map(|s| s.as_str()).collect();
+    assert_eq!(services, ["web", "web6"]);
 }

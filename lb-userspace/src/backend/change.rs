@@ -1,14 +1,21 @@
 //! Taking the steps that mend a server, and the way back.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use lb_core::backend_host::{LOOPBACK, Step};
 
 use super::record::{Record, RecordError, Vip};
-use crate::net::{
-    addresses::{self, Added, Removed},
-    netlink::{Netlink, NetlinkError},
-    sysctl::{self, Change, Key, Restored, SysctlError},
+use crate::{
+    dataplane::real_server::{self, RealServer, RealServerError},
+    net::{
+        addresses::{self, Added, Removed},
+        netlink::{Netlink, NetlinkError},
+        sysctl::{self, Change, Key, Restored, SysctlError},
+    },
 };
 
 /// The kernel gives the loopback interface of every network namespace this number.
@@ -20,12 +27,20 @@ pub enum ChangeError {
     Record(#[from] RecordError),
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
+    #[error(transparent)]
+    Program(#[from] RealServerError),
     #[error("{vip} on lo: {source}")]
     Vip { vip: IpAddr, source: NetlinkError },
 }
 
-/// Takes a step that [is ours](Step::is_ours), recorded before it is made; others are left. Doing it twice does no harm.
-pub async fn take(netlink: &Netlink, record: &mut Record, step: &Step) -> Result<(), ChangeError> {
+/// Takes a step that [is ours](Step::is_ours), recorded before it is made; others are left. Doing it twice does no harm. Programs are
+/// pinned under `programs`.
+pub async fn take(
+    netlink: &Netlink,
+    record: &mut Record,
+    step: &Step,
+    programs: &Path,
+) -> Result<(), ChangeError> {
     match step {
         Step::Set { setting, value } => {
             let key = Key::of(setting)?;
@@ -41,6 +56,11 @@ pub async fn take(netlink: &Netlink, record: &mut Record, step: &Step) -> Result
             Ok(())
         }
         Step::AddVip(vip) => add_vip(netlink, record, *vip).await,
+        Step::Decapsulate { interfaces, duties } => {
+            record.note_program(programs)?;
+            RealServer::open(programs, duties)?.attach(interfaces)?;
+            Ok(())
+        }
         Step::ByHand(_) => Ok(()),
     }
 }
@@ -67,6 +87,7 @@ pub enum Undone {
     VipRemoved(IpAddr),
     /// Somebody else put another in its place.
     VipLeft(IpAddr),
+    Detached(PathBuf),
     Restored(Change),
     /// Somebody set another value since.
     SettingLeft {
@@ -84,6 +105,9 @@ impl fmt::Display for Undone {
                 f,
                 "left {vip} on {LOOPBACK}: it is not the one that Futago added"
             ),
+            Self::Detached(path) => {
+                write!(f, "detached the XDP program pinned at {}", path.display())
+            }
             Self::Restored(change) => write!(f, "restored {}={}", change.key, change.before),
             Self::SettingLeft { key, found } => {
                 write!(f, "left {key}={found}, which Futago did not set")
@@ -128,6 +152,20 @@ pub async fn remove_vips(
     Ok(undone)
 }
 
+/// Detaches the recorded program; what fails stays in the record.
+pub fn detach(record: &mut Record) -> Result<Option<Undone>, RecordError> {
+    let Some(path) = record.entries.program.clone() else {
+        return Ok(None);
+    };
+    match real_server::detach(&path) {
+        Ok(there_was_one) => {
+            record.forget_program()?;
+            Ok(there_was_one.then_some(Undone::Detached(path)))
+        }
+        Err(error) => Ok(Some(Undone::Failed(error.into()))),
+    }
+}
+
 /// Undoes everything that is recorded: the VIPs first, for without the settings others would hear of them. What fails stays
 /// in the record.
 pub async fn undo(netlink: &Netlink, record: &mut Record) -> Result<Vec<Undone>, RecordError> {
@@ -135,6 +173,7 @@ pub async fn undo(netlink: &Netlink, record: &mut Record) -> Result<Vec<Undone>,
     if !record.entries.vips.is_empty() {
         return Ok(undone);
     }
+    undone.extend(detach(record)?);
     for change in record.entries.settings.clone().into_iter().rev() {
         match sysctl::restore_one(&change) {
             Restored::Done => undone.push(Undone::Restored(change.clone())),

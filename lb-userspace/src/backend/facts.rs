@@ -1,8 +1,10 @@
 //! What this host looks like to a server's needs.
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, path::Path};
 
-use lb_core::backend_host::{DefaultRoute, Duty, Host, Interface, settings_of_interest};
+use lb_core::backend_host::{
+    Decapsulation, DefaultRoute, Duty, Host, Interface, settings_of_interest,
+};
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::AddressMessage,
@@ -13,10 +15,13 @@ use rtnetlink::packet_route::{
 };
 
 use super::listeners;
-use crate::net::{
-    links::address_of,
-    netlink::{Netlink, NetlinkError},
-    sysctl::{Key, SysctlError},
+use crate::{
+    dataplane::real_server::{self, RealServerError},
+    net::{
+        links::address_of,
+        netlink::{Netlink, NetlinkError},
+        sysctl::{Key, SysctlError},
+    },
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +30,15 @@ pub enum FactsError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
+    #[error(transparent)]
+    Program(#[from] RealServerError),
     #[error("cannot read the sockets from /proc/net: {0}")]
     Sockets(#[source] io::Error),
 }
 
-/// Interfaces, addresses and default routes; settings and listeners need to know the duties first.
-pub async fn network(netlink: &Netlink) -> Result<Host, FactsError> {
+/// Interfaces with the program that is pinned under `programs`, addresses and default routes; settings and listeners need to know
+/// the duties first.
+pub async fn network(netlink: &Netlink, programs: &Path) -> Result<Host, FactsError> {
     let mut host = Host::default();
     let links = netlink
         .dump(
@@ -67,8 +75,15 @@ pub async fn network(netlink: &Netlink) -> Result<Host, FactsError> {
         }
     }
     // A tunnel device without a remote end takes packets that come in by any interface.
-    for interface in host.interfaces.values_mut() {
-        interface.decapsulates = tunnel;
+    let running = real_server::running(programs)?;
+    for (name, interface) in &mut host.interfaces {
+        interface.decapsulates = if running.interfaces.contains(name) {
+            Decapsulation::Program(running.duties.clone())
+        } else if tunnel {
+            Decapsulation::Device
+        } else {
+            Decapsulation::Nobody
+        };
     }
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();

@@ -53,6 +53,9 @@ pub struct Entries {
     pub settings: Vec<Change>,
     /// On the loopback interface, where they were not before.
     pub vips: Vec<Vip>,
+    /// Where an XDP program was pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +92,13 @@ impl Record {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.settings.is_empty() && self.entries.vips.is_empty()
+        let Entries {
+            version: _,
+            settings,
+            vips,
+            program,
+        } = &self.entries;
+        settings.is_empty() && vips.is_empty() && program.is_none()
     }
 
     /// A setting that is about to be changed. What an earlier entry says was there first.
@@ -109,6 +118,17 @@ impl Record {
             Some(known) => *known = vip,
             None => self.entries.vips.push(vip),
         }
+        self.save()
+    }
+
+    /// A program that is about to be attached.
+    pub fn note_program(&mut self, directory: &Path) -> Result<(), RecordError> {
+        self.entries.program = Some(directory.to_owned());
+        self.save()
+    }
+
+    pub fn forget_program(&mut self) -> Result<(), RecordError> {
+        self.entries.program = None;
         self.save()
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use lb_common::{real_server::Outcome, tables::Counter};
 use lb_core::{
     backend_host::{Duty, Finding, Kind, Severity},
     model::{Mode, Protocol, ServiceName},
@@ -15,6 +16,16 @@ pub struct Report {
     pub good: bool,
     pub services: Vec<ServedService>,
     pub findings: Vec<FoundFinding>,
+    /// What the XDP program has counted since it was attached or replaced; empty without one.
+    pub received: Vec<Received>,
+}
+
+/// One way that packets took through the XDP program.
+#[derive(Debug, Serialize)]
+pub struct Received {
+    pub outcome: &'static str,
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 /// A service that this host is a backend of.
@@ -40,7 +51,7 @@ pub struct FoundFinding {
 }
 
 impl Report {
-    pub fn new(duties: &[Duty], findings: &[Finding]) -> Self {
+    pub fn new(duties: &[Duty], findings: &[Finding], received: &[(Outcome, Counter)]) -> Self {
         Self {
             good: count_wrong(findings) == 0,
             services: duties
@@ -65,6 +76,14 @@ impl Report {
                     command: Some(finding.command()).filter(|command| !command.is_empty()),
                 })
                 .collect(),
+            received: received
+                .iter()
+                .map(|(outcome, counter)| Received {
+                    outcome: outcome.label(),
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                })
+                .collect(),
         }
     }
 }
@@ -72,6 +91,19 @@ impl Report {
 pub fn count_wrong(findings: &[Finding]) -> usize {
     let wrong = |finding: &&Finding| finding.kind.severity() == Severity::Wrong;
     findings.iter().filter(wrong).count()
+}
+
+/// A line for each way through the XDP program that packets took.
+pub fn received(received: &[(Outcome, Counter)]) -> String {
+    let seen = received.iter().filter(|(_, counter)| counter.packets > 0);
+    seen.map(|(outcome, counter)| {
+        let label = outcome.label();
+        format!(
+            "packets: {label} {} ({} bytes)\n",
+            counter.packets, counter.bytes
+        )
+    })
+    .collect()
 }
 
 /// A paragraph for each finding; empty where there is none.

@@ -1,8 +1,12 @@
 //! `futago backend`: makes a real server out of this host, checks one, and takes it back.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, anyhow};
+use lb_common::{real_server::Outcome, tables::Counter};
 use lb_core::{
     backend_host::{self, Duty, Finding, Kind, Step, Who},
     config,
@@ -20,13 +24,15 @@ use crate::{
         record::{DEFAULT_PATH, Record},
         report::{self, Report},
     },
+    dataplane::real_server::{self, DEFAULT_SERVER_DIRECTORY},
     net::netlink::Netlink,
 };
 
 /// Set up this host as a real server, or check or undo that
 ///
 /// Reads the load balancer's own configuration file, finds the services in which this host is a backend, and
-/// does what their modes need: the VIP on lo and the kernel settings that keep the host silent about it. What
+/// does what their modes need: the VIP on lo, the kernel settings that keep the host silent about it, and the XDP
+/// program that takes packets out of tunnels. What
 /// only an operator may change is reported with the command that does it. What was changed is recorded, and
 /// --undo puts it back. Doing it twice does no harm; after a reboot it has to be done again.
 #[derive(Debug, clap::Args)]
@@ -70,6 +76,9 @@ pub(super) struct Backend {
     /// Where what was changed is recorded
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     state: PathBuf,
+    /// Where the XDP program is pinned, in a bpffs
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_SERVER_DIRECTORY)]
+    bpf_dir: PathBuf,
 }
 
 impl Backend {
@@ -95,7 +104,7 @@ impl Backend {
         netlink: &Netlink,
         model: &Model,
     ) -> anyhow::Result<(Vec<Duty>, Vec<Finding>)> {
-        let mut host = facts::network(netlink).await?;
+        let mut host = facts::network(netlink, &self.bpf_dir).await?;
         let who = match (&self.address, &self.name) {
             (Some(address), _) => Who::Address(*address),
             (None, Some(name)) => Who::Name(name),
@@ -112,11 +121,13 @@ impl Backend {
     async fn check(&self, netlink: &Netlink, model: &Model) -> Result<(), Failure> {
         let (duties, findings) = self.look(netlink, model).await?;
         if self.json {
-            let report = Report::new(&duties, &findings);
+            let report = Report::new(&duties, &findings, &self.received(&duties)?);
             let json = serde_json::to_string_pretty(&report).context("cannot write JSON")?;
             print(&(json + "\n"))?;
         } else {
-            let mut text = served(&duties) + &report::text(&findings);
+            let mut text = served(&duties)
+                + &report::received(&self.received(&duties)?)
+                + &report::text(&findings);
             if findings.is_empty() {
                 text += "good: nothing is missing\n";
             }
@@ -125,10 +136,19 @@ impl Backend {
         verdict(report::count_wrong(&findings), "wrong on this server")
     }
 
+    /// What the XDP program has counted; nothing if none is needed or runs.
+    fn received(&self, duties: &[Duty]) -> anyhow::Result<Vec<(Outcome, Counter)>> {
+        if backend_host::program_interfaces(duties).is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(real_server::running(&self.bpf_dir)?.counters)
+    }
+
     async fn set_up(&self, netlink: &Netlink, model: &Model) -> Result<(), Failure> {
         let (duties, findings) = self.look(netlink, model).await?;
         let mut record = Record::open(&self.state).map_err(anyhow::Error::new)?;
         print(&served(&duties))?;
+        let program_interfaces = backend_host::program_interfaces(&duties);
         let wanted = |vip| {
             let mut to_vip = duties.iter().filter(|duty| duty.arrival.to_vip());
             to_vip.any(|duty| duty.key.vip == vip)
@@ -156,9 +176,13 @@ impl Backend {
         // The file may have lost a service since the last time.
         let stale = change::remove_vips(netlink, &mut record, wanted).await;
         show(&stale.map_err(anyhow::Error::new)?)?;
+        if program_interfaces.is_empty() {
+            let detached = change::detach(&mut record).map_err(anyhow::Error::new)?;
+            show(detached.as_slice())?;
+        }
         let mut changed = false;
         for step in steps {
-            take(netlink, &mut record, step).await?;
+            take(netlink, &mut record, step, &self.bpf_dir).await?;
             print(&format!("did: {step}\n"))?;
             changed = true;
         }
@@ -189,6 +213,9 @@ impl Backend {
             for vip in &record.entries.vips {
                 print(&format!("would: {}\n", delete(vip.address)))?;
             }
+            if let Some(path) = &record.entries.program {
+                print(&format!("would: detach {}\n", path.display()))?;
+            }
             for change in record.entries.settings.iter().rev() {
                 print(&format!(
                     "would: sysctl -w {}={}\n",
@@ -203,8 +230,14 @@ impl Backend {
     }
 }
 
-async fn take(netlink: &Netlink, record: &mut Record, step: &Step) -> anyhow::Result<()> {
-    change::take(netlink, record, step).await.with_context(|| {
+async fn take(
+    netlink: &Netlink,
+    record: &mut Record,
+    step: &Step,
+    programs: &Path,
+) -> anyhow::Result<()> {
+    let taken = change::take(netlink, record, step, programs).await;
+    taken.with_context(|| {
         format!("cannot do `{step}`; `futago backend --undo` takes back what was done")
     })
 }
