@@ -153,15 +153,7 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
     service: &Service,
     service_record: u32,
 ) -> Result<Sent, Halt> {
-    let slot = service.slot_base.wrapping_add(hash::reduce(
-        flow_hash(service, network, ports),
-        service.slot_count,
-    ));
-    let number = Slot::unpack(tables.slot(slot).ok_or(Reason::TableDefect)?).current;
-    if number == NO_BACKEND {
-        return Err(Reason::NoBackend);
-    }
-    let record = service.backend_base.wrapping_add(u32::from(number));
+    let record = choose(tables, service, network, ports)?;
     let backend = tables.backend(record).ok_or(Reason::TableDefect)?;
     let state = backend.state();
     let next_hop = backend.next_hop(state);
@@ -260,6 +252,27 @@ fn to_client<V: Ip, F: Frame, T: Tables>(
         exit,
         backend: record,
     })
+}
+
+/// The record of the backend that has this packet of this service.
+///
+/// `network` and `ports` are as the client sends them, whatever packet they were learnt from.
+#[inline(always)]
+pub fn choose<T: Tables>(
+    tables: &T,
+    service: &Service,
+    network: &Network,
+    ports: PortPair,
+) -> Result<u32, Reason> {
+    let slot = service.slot_base.wrapping_add(hash::reduce(
+        flow_hash(service, network, ports),
+        service.slot_count,
+    ));
+    let number = Slot::unpack(tables.slot(slot).ok_or(Reason::TableDefect)?).current;
+    if number == NO_BACKEND {
+        return Err(Reason::NoBackend);
+    }
+    Ok(service.backend_base.wrapping_add(u32::from(number)))
 }
 
 #[inline(always)]
