@@ -55,7 +55,7 @@ pub fn lab(name: &str, mode: Mode, segments: Segments) -> Result<Lab> {
 pub const fn extra_addresses(mode: Mode) -> &'static [IpAddr] {
     match mode {
         Mode::Nat | Mode::Snat => &[],
-        Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue => &[VIP4, VIP6],
+        Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue | Mode::Dscp => &[VIP4, VIP6],
     }
 }
 

@@ -12,7 +12,8 @@ use lb_core::model::Mode;
 use lb_userspace::dataplane::{Action, Dataplane};
 
 /// The services that have someone to forward to.
-const SERVED: [Vip; 5] = [
+const SERVED: [Vip; 6] = [
+    Vip::Dscp,
     Vip::Dsr,
     Vip::Nat,
     Vip::TaggedDsr,
@@ -38,6 +39,11 @@ fn forwarded(packet: &Packet, vip: Vip, family: Family, backend: u8) -> Packet {
         packet.addresses[1] = world::address(family, 2, backend);
         packet.ports[1] = BACKEND_PORT;
         packet.hops -= 1;
+    }
+    if vip.mode() == Mode::Dscp {
+        packet.addresses[1] = world::address(family, 2, backend);
+        packet.hops -= 1;
+        packet.tos = packet.tos & 3 | world::DSCP << 2;
     }
     packet
 }

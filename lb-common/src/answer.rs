@@ -38,6 +38,17 @@ pub struct Case {
     pub backend: u32,
 }
 
+impl Default for Case {
+    /// Of no service.
+    fn default() -> Self {
+        Self {
+            reason: Reason::NotOurs,
+            service: 0,
+            backend: 0,
+        }
+    }
+}
+
 /// The job of answering a packet: what it was taken for at first, found out once more.
 #[inline(always)]
 pub fn describe<F: Frame>(frame: &F, case: Case) -> Option<Job> {
@@ -107,7 +118,9 @@ fn answer_packet<V: Answers, F: Frame, T: Tables>(
     } else {
         return Err(unanswered(policy));
     };
-    if !is_host(job.source) || !is_alone(frame) || job.fragment != 0 {
+    // The only other ICMP that goes to a backend is an error.
+    let is_error = job.protocol == V::ICMP && !echo;
+    if is_error || !is_host(job.source) || !is_alone(frame) || job.piece != 0 {
         return Err(silent);
     }
     if echo {

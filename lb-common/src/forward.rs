@@ -13,8 +13,9 @@ use crate::{
     job::{Job, Outcome},
     lease,
     link::{self, Exit},
-    parse::{self, Link, Network, PortPair},
+    parse::{self, Link, Network, Piece, PortPair},
     reason::{Class, Reason},
+    related,
     rewrite::{Endpoint, translate},
     tables::{
         HashPolicy, Key, Mode, NO_BACKEND, Route, RouteQuery, Service, Slot, Tables, features,
@@ -106,14 +107,18 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
     tables: &T,
     link: Link,
 ) -> Result<Sent, Halt> {
-    let network = V::parse(frame, link.length())?;
-    let ports = if network.fragment {
+    let mut network = V::parse(frame, link.length())?;
+    let ports = if network.piece.is_fragment() {
         None
     } else {
         parse::ports(frame, &network)
     };
-    let Some(ports) = ports else {
-        return without_ports(frame, tables, &network);
+    let ports = match ports {
+        Some(ports) => ports,
+        None => match quoted(frame, tables, &mut network) {
+            Some(ports) => ports,
+            None => return without_ports(frame, tables, &network),
+        },
     };
     let key = Key::new(network.destination, network.protocol, ports.destination);
     if let Some(Entry::Service(record)) = index::find(tables, &key) {
@@ -162,7 +167,7 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
     }
     match Mode::from_number(service.mode) {
         Some(Mode::L2Dsr) => {}
-        Some(Mode::Nat) => {
+        Some(mode @ (Mode::Nat | Mode::Dscp)) => {
             let old = Endpoint {
                 address: network.destination,
                 port: ports.destination,
@@ -174,6 +179,10 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
             if let Err(reason) = translate::<V, F>(frame, link, network, End::Destination, old, new)
             {
                 return stopped(frame, tables, reason, service_record, record);
+            }
+            if mode as u8 == Mode::Dscp as u8 {
+                let header = frame.get_mut::<V::Header>(link.length());
+                V::set_dscp(header.ok_or(Reason::MalformedIp)?, service.dscp);
             }
         }
         Some(Mode::Ipip | Mode::Gre | Mode::Gue) if tables.features() & features::TUNNEL != 0 => {
@@ -320,6 +329,24 @@ fn unmatched<F: Frame, T: Tables>(frame: &mut F, tables: &T, service: u32) -> Re
     sent(tables.answer(frame, case), 0)
 }
 
+/// Takes an ICMP error for a packet of the flow that it is about, the way back of what it quotes; the flow's ports.
+#[inline(always)]
+fn quoted<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    network: &mut Network,
+) -> Option<PortPair> {
+    if tables.features() & features::RELATED == 0 || !related::is_error(frame, network) {
+        return None;
+    }
+    let flow = tables.quoted(frame)?;
+    network.source = flow.source;
+    network.destination = flow.destination;
+    network.protocol = flow.protocol;
+    network.piece = Piece::Quoted;
+    Some(flow.ports)
+}
+
 /// A packet whose ports could not be read.
 #[inline(always)]
 fn without_ports<F: Frame, T: Tables>(
@@ -332,10 +359,10 @@ fn without_ports<F: Frame, T: Tables>(
         return Err(Reason::LeaseExpired);
     }
     let record = unserved(tables, network)?;
-    if network.fragment {
+    if network.piece.is_fragment() {
         return Err(Reason::Fragment);
     }
-    if crate::ip::transport_checksum_offset(network.protocol).is_some() {
+    if parse::has_ports(network.protocol) {
         return Err(Reason::MalformedTransport);
     }
     unmatched(frame, tables, record)

@@ -1,8 +1,10 @@
 //! The bytes of a packet, wherever they live.
 
 use crate::{
+    answer::{self, Case},
     ip::{self, Chain},
     parse::{self, Link},
+    related::{self, Requote},
     wire::Wire,
 };
 
@@ -46,6 +48,18 @@ pub trait Frame {
         Self: Sized,
     {
         parse::tags(self).map_or(0, Link::pack)
+    }
+
+    /// [`related::requote`] of the ICMP error that this is; false if it does not hold together.
+    #[inline(always)]
+    fn requote(&mut self, change: &Requote) -> bool
+    where
+        Self: Sized,
+    {
+        match answer::describe(self, Case::default()) {
+            Some(job) => related::requote(self, &job, change),
+            None => false,
+        }
     }
 
     /// Reads on from the first of a chain of IPv6 extension headers: a packed [`Chain`], or 0.

@@ -1,10 +1,12 @@
 //! What differs between IPv4 and IPv6, so that everything else is written once.
 
+use zerocopy::network_endian::U32;
+
 use crate::{
     address::Address,
     checksum::Difference,
     frame::Frame,
-    parse::{Network, Problem},
+    parse::{Network, Piece, Problem},
     wire::{self, Ipv4, Ipv6, Ipv6Extension, Wire},
 };
 
@@ -41,6 +43,9 @@ pub trait Ip: Copy {
 
     /// Whether no router may fragment the packet, and its identification: see RFC 6864.
     fn fragmentation(header: &Self::Header) -> (bool, u16);
+
+    /// Sets the DSCP and keeps the congestion field.
+    fn set_dscp(header: &mut Self::Header, code: u8);
 
     /// One hop less. Only for a packet that has more than one left.
     fn decrement_hops(header: &mut Self::Header);
@@ -88,7 +93,7 @@ impl Ip for V4 {
             destination: Address::from_v4(header.destination),
             protocol: header.protocol,
             tos: header.tos,
-            fragment: header.is_fragment(),
+            piece: header.piece(),
             transport: offset + header_length,
             length: total,
             payload: total - header_length,
@@ -103,6 +108,15 @@ impl Ip for V4 {
         }
         header.checksum = Difference::default()
             .address(old, new)
+            .apply(header.checksum);
+    }
+
+    #[inline(always)]
+    fn set_dscp(header: &mut Ipv4, code: u8) {
+        let old = [header.version_ihl, header.tos];
+        header.tos = code << 2 | header.tos & 3;
+        header.checksum = Difference::default()
+            .field(old, [header.version_ihl, header.tos])
             .apply(header.checksum);
     }
 
@@ -146,7 +160,7 @@ impl Ip for V6 {
             destination: Address::from_v6(&header.destination),
             protocol: header.next_header,
             tos: (version_class_flow >> 20) as u8,
-            fragment: false,
+            piece: Piece::Whole,
             transport: offset + size_of::<Ipv6>(),
             length,
             payload,
@@ -158,7 +172,7 @@ impl Ip for V6 {
         if is_extension(network.protocol) {
             let chain = frame.extensions(Chain {
                 protocol: network.protocol,
-                fragment: false,
+                piece: Piece::Whole,
                 transport: network.transport as u16,
                 payload: network.payload as u16,
             });
@@ -167,7 +181,7 @@ impl Ip for V6 {
             }
             let chain = Chain::unpack(chain);
             network.protocol = chain.protocol;
-            network.fragment = chain.fragment;
+            network.piece = chain.piece;
             network.transport = chain.transport as usize & MAX_TRANSPORT;
             network.payload = chain.payload as usize;
         }
@@ -180,6 +194,13 @@ impl Ip for V6 {
             End::Source => header.source = new.to_v6(),
             End::Destination => header.destination = new.to_v6(),
         }
+    }
+
+    #[inline(always)]
+    fn set_dscp(header: &mut Ipv6, code: u8) {
+        let word = header.version_class_flow.get();
+        let class = (code as u32) << 22;
+        header.version_class_flow = U32::new(word & !(0x3f << 22) | class & (0x3f << 22));
     }
 
     #[inline(always)]
@@ -198,8 +219,8 @@ impl Ip for V6 {
 pub struct Chain {
     /// What stands at `transport`.
     pub protocol: u8,
-    /// A fragment header with an offset, or with more to come, was passed; the chain ends there.
-    pub fragment: bool,
+    /// Behind the header of a fragment the chain ends.
+    pub piece: Piece,
     /// Bytes from the start of the frame, at most [`MAX_TRANSPORT`].
     pub transport: u16,
     /// Bytes from there to the end of the packet.
@@ -211,7 +232,7 @@ impl Chain {
     #[inline(always)]
     pub const fn pack(self) -> u64 {
         self.protocol as u64
-            | (self.fragment as u64) << 8
+            | (self.piece as u64) << 8
             | (self.transport as u64) << 16
             | (self.payload as u64) << 32
     }
@@ -220,7 +241,7 @@ impl Chain {
     pub const fn unpack(word: u64) -> Self {
         Self {
             protocol: word as u8,
-            fragment: (word >> 8) as u8 != 0,
+            piece: Piece::from_number((word >> 8) as u8),
             transport: (word >> 16) as u16,
             payload: (word >> 32) as u16,
         }
@@ -238,7 +259,7 @@ pub fn extensions<F: Frame>(frame: &F, start: Chain) -> Option<Chain> {
             NEXT_FRAGMENT => {
                 // RFC 8200 §4.5: offset and "more" in bytes 2..4; both zero is a packet in one piece (RFC 6946).
                 let field = frame.get::<zerocopy::network_endian::U16>(at + 2)?;
-                chain.fragment = field.get() & 0xfff9 != 0;
+                chain.piece = Piece::new(field.get() & 0xfff8, field.get() & 1 != 0);
                 8
             }
             // RFC 4302 §2.2: in units of 4 bytes, minus 2.
@@ -251,7 +272,7 @@ pub fn extensions<F: Frame>(frame: &F, start: Chain) -> Option<Chain> {
         chain.protocol = extension.next_header;
         chain.transport = at as u16 + size;
         chain.payload -= size;
-        if chain.fragment || !is_extension(chain.protocol) {
+        if chain.piece.is_fragment() || !is_extension(chain.protocol) {
             return Some(chain);
         }
     }
@@ -266,7 +287,7 @@ const fn is_extension(protocol: u8) -> bool {
     )
 }
 
-/// The checksum field of a transport protocol, in bytes from the start of its header.
+/// The checksum field of a transport protocol that covers addresses, in bytes from the start of its header.
 #[inline(always)]
 pub const fn transport_checksum_offset(protocol: u8) -> Option<usize> {
     match protocol {

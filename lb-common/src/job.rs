@@ -34,7 +34,8 @@ pub struct Job {
     pub tags: u8,
     pub protocol: u8,
     pub tos: u8,
-    pub fragment: u8,
+    /// A [`Piece`](crate::parse::Piece).
+    pub piece: u8,
     pub reserved: [u16; 3],
 }
 
@@ -62,7 +63,7 @@ impl Job {
             tags: link.tags as u8,
             protocol: network.protocol,
             tos: network.tos,
-            fragment: network.fragment as u8,
+            piece: network.piece as u8,
             reserved: [0; 3],
         }
     }

@@ -30,6 +30,7 @@ pub mod link;
 pub mod parse;
 pub mod real_server;
 pub mod reason;
+pub mod related;
 pub mod rewrite;
 pub mod snat;
 pub mod tables;

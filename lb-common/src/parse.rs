@@ -5,8 +5,8 @@ use crate::{
     frame::Frame,
     reason::Reason,
     wire::{
-        ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, PROTOCOL_TCP, PROTOCOL_UDP, Ports, Tcp, Udp,
-        VlanTag,
+        ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Ports,
+        Sctp, Tcp, Udp, VlanTag,
     },
 };
 
@@ -56,14 +56,66 @@ pub struct Network {
     pub protocol: u8,
     /// Type of service or traffic class.
     pub tos: u8,
-    /// A part of a packet; ports may not be there.
-    pub fragment: bool,
+    pub piece: Piece,
     /// Where the transport header stands in the frame, in bytes.
     pub transport: usize,
     /// IP packet in bytes, header included.
     pub length: usize,
     /// Bytes from the transport header to the end of the packet.
     pub payload: usize,
+}
+
+/// How much of a packet this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Piece {
+    /// All of it.
+    Whole = 0,
+    /// Its beginning, with the transport header.
+    First = 1,
+    /// Not its beginning: no ports.
+    Later = 2,
+    /// None of it, but an ICMP error about another packet of its flow: see [`related`](crate::related).
+    Quoted = 3,
+}
+
+impl Piece {
+    /// From a fragment's offset, in any unit, and whether more follow.
+    #[inline(always)]
+    pub const fn new(offset: u16, more: bool) -> Self {
+        if offset != 0 {
+            Self::Later
+        } else if more {
+            Self::First
+        } else {
+            Self::Whole
+        }
+    }
+
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Whole,
+            1 => Self::First,
+            2 => Self::Later,
+            _ => Self::Quoted,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn is_fragment(self) -> bool {
+        matches!(self, Self::First | Self::Later)
+    }
+
+    #[inline(always)]
+    pub const fn is_later(self) -> bool {
+        self as u8 == Self::Later as u8
+    }
+
+    #[inline(always)]
+    pub const fn is_quoted(self) -> bool {
+        self as u8 == Self::Quoted as u8
+    }
 }
 
 /// Why a network header was not understood.
@@ -130,6 +182,12 @@ pub fn tags<F: Frame>(frame: &F) -> Option<Link> {
     })
 }
 
+/// Whether a protocol's header begins with ports.
+#[inline(always)]
+pub const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP)
+}
+
 /// Reads the ports of a protocol that has them; `None` for another protocol, or if its header does not fit
 /// into the packet.
 #[inline(always)]
@@ -137,6 +195,7 @@ pub fn ports<F: Frame>(frame: &F, network: &Network) -> Option<PortPair> {
     let minimum = match network.protocol {
         PROTOCOL_TCP => size_of::<Tcp>(),
         PROTOCOL_UDP => size_of::<Udp>(),
+        PROTOCOL_SCTP => size_of::<Sctp>(),
         _ => return None,
     };
     if network.payload < minimum {

@@ -146,7 +146,7 @@ fn outer<V: Fields, F: Frame, D: Duties>(frame: &mut F, duties: &D) -> Result<Ou
         Err(_) => return Err(Outcome::NotOurs),
     };
     let port = match network.protocol {
-        PROTOCOL_TCP | PROTOCOL_UDP if !network.fragment => frame
+        PROTOCOL_TCP | PROTOCOL_UDP if !network.piece.is_fragment() => frame
             .get::<Ports>(network.transport)
             .map_or(0, |ports| ports.destination.get()),
         _ => 0,
@@ -176,7 +176,7 @@ fn decapsulate<F: Frame, D: Duties>(
     duties: &D,
     network: &Network,
 ) -> Result<Outcome, Outcome> {
-    if network.fragment {
+    if network.piece.is_fragment() {
         return Err(Outcome::OuterFragment);
     }
     let (ethertype, shim) = shim(frame, network)?;
@@ -319,7 +319,7 @@ fn map<V: Fields, F: Frame>(
     network: &Network,
     vip: Address,
 ) -> Result<Outcome, Outcome> {
-    let whole_or_first = !network.fragment || V::is_first(frame, network);
+    let whole_or_first = !network.piece.is_later();
     let checksum_at = match network.protocol {
         // Over its pseudo-header, too (RFC 4443 §2.3); that of ICMP has none.
         PROTOCOL_ICMPV6 => Some(2),
@@ -355,9 +355,6 @@ trait Fields: Ip {
 
     /// Writes another traffic class in place of `old`, and keeps the header's checksum right.
     fn set_tos(header: &mut Self::Header, old: u8, new: u8);
-
-    /// Whether a fragment begins with its transport header.
-    fn is_first<F: Frame>(frame: &F, network: &Network) -> bool;
 }
 
 /// A packet as far as it matters to whom it is given.
@@ -394,12 +391,6 @@ impl Fields for V4 {
             .field([first, old], [first, new])
             .apply(header.checksum);
     }
-
-    #[inline(always)]
-    fn is_first<F: Frame>(frame: &F, _network: &Network) -> bool {
-        let header = frame.get::<Ipv4>(size_of::<Ethernet>());
-        header.is_some_and(|header| header.fragment.get() & 0x1fff == 0)
-    }
 }
 
 impl Fields for V6 {
@@ -420,13 +411,6 @@ impl Fields for V6 {
     fn set_tos(header: &mut Ipv6, _old: u8, new: u8) {
         let first = header.version_class_flow.get();
         header.version_class_flow = U32::new(first & !(0xff << 20) | u32::from(new) << 20);
-    }
-
-    /// The chain of extension headers ends with the fragment header, eight bytes before what it is of.
-    #[inline(always)]
-    fn is_first<F: Frame>(frame: &F, network: &Network) -> bool {
-        let field = frame.get::<U16>(network.transport.wrapping_sub(6) & crate::ip::MAX_TRANSPORT);
-        field.is_some_and(|field| field.get() & 0xfff8 == 0)
     }
 }
 

@@ -56,9 +56,9 @@ reasons! {
     /// Every way out of the packet path. The discriminant is the counter's slot.
     enum Reason;
 
-    /// Sent to a backend of its service.
+    /// Sent to a backend of its service; ICMP errors about what the backend sent included.
     ToBackend = "to_backend", Forwarded;
-    /// A backend's reply, sent to the client with the service's address.
+    /// A backend's reply, sent to the client with the service's address; ICMP errors about what the client sent included.
     ToClient = "to_client", Forwarded;
     /// Not for a service: neither its destination nor its source is one of ours.
     NotOurs = "not_ours", Passed;

@@ -9,6 +9,7 @@ use crate::{
     ip::{End, Ip, transport_checksum_offset},
     parse::{Link, Network},
     reason::Reason,
+    related::Requote,
     wire::{PROTOCOL_UDP, Ports},
 };
 
@@ -21,6 +22,8 @@ pub struct Endpoint {
 
 /// Replaces one end of a packet, `old` by `new`, counts down its hops and keeps all checksums right.
 ///
+/// Of SCTP the port has to stay: see [`PROTOCOL_SCTP`](crate::wire::PROTOCOL_SCTP).
+///
 /// # Errors
 /// [`Reason::TtlExpired`] or [`Reason::MalformedTransport`]; the packet is then unchanged.
 #[inline(always)]
@@ -32,11 +35,25 @@ pub fn translate<V: Ip, F: Frame>(
     old: Endpoint,
     new: Endpoint,
 ) -> Result<(), Reason> {
-    let checksum_at =
-        transport_checksum_offset(network.protocol).ok_or(Reason::MalformedTransport)?;
-    let checksum = *frame
-        .get::<[u8; 2]>(network.transport + checksum_at)
-        .ok_or(Reason::MalformedTransport)?;
+    if network.piece.is_quoted() {
+        let header = frame
+            .get::<V::Header>(link.length())
+            .ok_or(Reason::MalformedIp)?;
+        if V::hops(header) <= 1 {
+            return Err(Reason::TtlExpired);
+        }
+        return match frame.requote(&Requote { end, old, new }) {
+            true => Ok(()),
+            false => Err(Reason::MalformedTransport),
+        };
+    }
+    let checksum_at = transport_checksum_offset(network.protocol);
+    let checksum = match checksum_at {
+        Some(at) if !network.piece.is_later() => *frame
+            .get::<[u8; 2]>(network.transport + at)
+            .ok_or(Reason::MalformedTransport)?,
+        _ => [0; 2],
+    };
     let header = frame
         .get_mut::<V::Header>(link.length())
         .ok_or(Reason::MalformedIp)?;
@@ -46,6 +63,12 @@ pub fn translate<V: Ip, F: Frame>(
     V::decrement_hops(header);
     V::set_address(header, end, old.address, new.address);
 
+    if network.piece.is_later() {
+        return Ok(());
+    }
+    let Some(checksum_at) = checksum_at else {
+        return Ok(());
+    };
     // A UDP checksum of zero over IPv4 stands for "none" (RFC 768) and stays; a computed zero is sent as all ones.
     let udp = network.protocol == PROTOCOL_UDP;
     if !(udp && checksum == [0, 0]) {

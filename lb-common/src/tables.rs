@@ -13,6 +13,7 @@ use crate::{
     job::{Job, Outcome},
     lease::{Held, Lease},
     reason::Reason,
+    related::{self, Flow},
     tunnel,
     wire::Mac,
 };
@@ -37,6 +38,8 @@ pub mod features {
     pub const TUNNEL: u32 = 1;
     /// The balancer answers senders itself.
     pub const ANSWER: u32 = 2;
+    /// ICMP errors about a service's packets are sent on.
+    pub const RELATED: u32 = 1 << 8;
     pub const ALL: u32 = u32::MAX;
 }
 
@@ -86,6 +89,8 @@ pub enum Mode {
     Gre = 5,
     /// Behind UDP, as variant 1 of Generic UDP Encapsulation: the IP packet follows the UDP header.
     Gue = 6,
+    /// To the backend's address; the DSCP says to the backend which VIP it was for.
+    Dscp = 7,
 }
 
 impl Mode {
@@ -98,6 +103,7 @@ impl Mode {
             4 => Some(Self::Ipip),
             5 => Some(Self::Gre),
             6 => Some(Self::Gue),
+            7 => Some(Self::Dscp),
             _ => None,
         }
     }
@@ -179,7 +185,8 @@ pub struct Service {
     pub gue_port: u16,
     /// Low bits of a tunnel's IPv4 source address that carry flow entropy.
     pub source_bits: u8,
-    pub reserved_byte: u8,
+    /// The code of the VIP for [`Mode::Dscp`], 6 bits.
+    pub dscp: u8,
     /// [`flags`] of the service and its address.
     pub flags: u16,
     pub reserved_rare: [u8; 58],
@@ -369,6 +376,15 @@ pub trait Tables {
         Self: Sized,
     {
         tunnel::encapsulate(frame, self, job).pack()
+    }
+    /// The flow that an ICMP error is about, the way back of the packet that it quotes.
+    #[inline(always)]
+    fn quoted<F: Frame>(&self, frame: &mut F) -> Option<Flow>
+    where
+        Self: Sized,
+    {
+        let mut job = answer::describe(frame, Case::default())?;
+        related::quote(frame, &mut job).then(|| Flow::of(&job))
     }
     /// Who this node is in echo frames.
     fn identity(&self) -> Identity {

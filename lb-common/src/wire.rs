@@ -8,6 +8,8 @@ use zerocopy::{
     network_endian::{U16, U32},
 };
 
+use crate::parse::Piece;
+
 /// A header type that may be laid over any bytes of sufficient length.
 pub trait Wire: FromBytes + IntoBytes + Unaligned + Immutable + KnownLayout {}
 
@@ -28,6 +30,8 @@ pub const PROTOCOL_ICMP: u8 = 1;
 pub const PROTOCOL_TCP: u8 = 6;
 pub const PROTOCOL_UDP: u8 = 17;
 pub const PROTOCOL_ICMPV6: u8 = 58;
+/// Its checksum (CRC32c, RFC 9260 §6.8) covers the ports, but no address.
+pub const PROTOCOL_SCTP: u8 = 132;
 /// An IPv4 packet within another packet (RFC 2003).
 pub const PROTOCOL_IPV4: u8 = 4;
 /// An IPv6 packet within another packet (RFC 2473).
@@ -76,10 +80,11 @@ impl Ipv4 {
         ((self.version_ihl & 0x0f) as usize) << 2
     }
 
-    /// Whether this is a fragment: the "more fragments" flag or an offset is set.
+    /// How much of a packet this is.
     #[inline(always)]
-    pub fn is_fragment(&self) -> bool {
-        self.fragment.get() & 0x3fff != 0
+    pub fn piece(&self) -> Piece {
+        let field = self.fragment.get();
+        Piece::new(field & 0x1fff, field & 0x2000 != 0)
     }
 }
 
@@ -129,6 +134,15 @@ pub struct Tcp {
     pub window: U16,
     pub checksum: [u8; 2],
     pub urgent: U16,
+}
+
+/// SCTP common header (RFC 9260 §3.1), 12 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Unaligned, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Sctp {
+    pub ports: Ports,
+    pub verification_tag: U32,
+    pub checksum: [u8; 4],
 }
 
 /// UDP header (RFC 768), 8 bytes.

@@ -221,6 +221,8 @@ pub struct Service {
     pub check: Option<Check>,
     /// UDP destination port of [`Mode::Gue`].
     pub gue_port: u16,
+    /// The DSCP that means the VIP in [`Mode::Dscp`], 1 to 63; 0 in other modes. On one backend it means one VIP.
+    pub dscp: u8,
     /// The same for all services of a VIP.
     pub unmatched: Unmatched,
     /// The same for all services of a VIP.
@@ -353,6 +355,9 @@ pub enum Mode {
     /// `l3-dsr` behind UDP: Generic UDP Encapsulation, variant 1.
     #[serde(rename = "l3-dsr-gue")]
     Gue,
+    /// `l3-dsr` to the backend's own address; the DSCP tells the backend the VIP.
+    #[serde(rename = "l3-dsr-dscp")]
+    Dscp,
 }
 
 impl Mode {
@@ -360,7 +365,7 @@ impl Mode {
     pub fn translates_port(self) -> bool {
         match self {
             Self::Nat | Self::Snat => true,
-            Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue => false,
+            Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue | Self::Dscp => false,
         }
     }
 
@@ -372,7 +377,7 @@ impl Mode {
     /// Whether packets travel in other ones.
     pub fn is_tunnel(self) -> bool {
         match self {
-            Self::Nat | Self::Snat | Self::L2Dsr => false,
+            Self::Nat | Self::Snat | Self::L2Dsr | Self::Dscp => false,
             Self::Ipip | Self::Gre | Self::Gue => true,
         }
     }
@@ -386,6 +391,7 @@ impl Mode {
             Self::Ipip => ("l3-dsr", Some("ipip")),
             Self::Gre => ("l3-dsr", Some("gre")),
             Self::Gue => ("l3-dsr", Some("gue")),
+            Self::Dscp => ("l3-dsr", Some("dscp")),
         }
     }
 
@@ -393,7 +399,7 @@ impl Mode {
     pub fn matches_replies(self) -> bool {
         match self {
             Self::Nat => true,
-            Self::Snat | Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue => false,
+            Self::Snat | Self::L2Dsr | Self::Ipip | Self::Gre | Self::Gue | Self::Dscp => false,
         }
     }
 }

@@ -8,12 +8,14 @@ use lb_common::{
     job::Outcome,
     parse,
     reason::Reason,
+    related,
+    tables::{Tables, features},
     tunnel,
 };
 
 use crate::{
     frame::XdpFrame,
-    maps::{MapTables, hand_over, job},
+    maps::{MapTables, change, hand_over, job, job_mut},
 };
 
 /// [`parse::tags`]; 0 for none.
@@ -42,6 +44,36 @@ pub extern "C" fn encapsulate(context: *mut xdp_md) -> u64 {
     let context = XdpContext::new(context);
     let tables = MapTables::new(&context);
     opaque(tunnel::encapsulate(&mut XdpFrame::new(&context), &tables, job).pack())
+}
+
+/// [`related::quote`] of the job that was handed over, which becomes that of the flow; 0 if there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn quote(context: *mut xdp_md) -> u64 {
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    if tables.features() & features::RELATED == 0 {
+        return 0;
+    }
+    let Some(job) = job_mut() else {
+        return 0;
+    };
+    opaque(related::quote(&mut XdpFrame::new(&context), job).into())
+}
+
+/// [`related::requote`] of the job and the change that were handed over; 0 if it failed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn requote(context: *mut xdp_md) -> u64 {
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    if tables.features() & features::RELATED == 0 {
+        return 0;
+    }
+    let (Some(job), Some(change)) = (job(), change()) else {
+        return 0;
+    };
+    opaque(related::requote(&mut XdpFrame::new(&context), job, change).into())
 }
 
 /// Hands over [`answer::describe`] of the frame, a service and a backend (in the upper half); 0 if it cannot be read.

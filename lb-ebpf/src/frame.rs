@@ -4,9 +4,9 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use lb_common::{frame::Frame, ip::Chain, wire::Wire};
+use lb_common::{frame::Frame, ip::Chain, related::Requote, wire::Wire};
 
-use crate::apart;
+use crate::{apart, maps::hand_over_change};
 
 /// The bounds are read once: a pointer that is loaded from the context anew has lost what the verifier knew of it.
 pub struct XdpFrame<'a> {
@@ -96,6 +96,15 @@ impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn tags(&self) -> u64 {
         apart::tags(self.context.ctx)
+    }
+
+    #[inline(always)]
+    fn requote(&mut self, change: &Requote) -> bool {
+        let done = hand_over_change(change)
+            && apart::describe(self.context.ctx, 0) != 0
+            && apart::requote(self.context.ctx) != 0;
+        self.renew();
+        done
     }
 
     #[inline(always)]

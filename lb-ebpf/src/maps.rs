@@ -21,6 +21,7 @@ use lb_common::{
     job::{Job, Outcome},
     lease::{self, Held, Lease},
     reason::Reason,
+    related::{Flow, Requote},
     tables::{Backend, Counter, NextHop, Route, RouteQuery, Service, Settings, Tables},
 };
 
@@ -77,6 +78,35 @@ pub fn hand_over(job: &Job) -> bool {
         }
         None => false,
     }
+}
+
+/// How an ICMP error is to be changed.
+#[btf_map]
+static CHANGE: PerCpuArray<Requote, 1> = PerCpuArray::new();
+
+#[inline(always)]
+pub fn hand_over_change(change: &Requote) -> bool {
+    match CHANGE.get_ptr_mut(0) {
+        Some(place) => {
+            // SAFETY: as in `hand_over`.
+            unsafe { *place = *change };
+            true
+        }
+        None => false,
+    }
+}
+
+/// The change that was handed over.
+#[inline(always)]
+pub fn change() -> Option<&'static Requote> {
+    CHANGE.get(0)
+}
+
+/// The job that was handed over, to be made another.
+#[inline(always)]
+pub fn job_mut() -> Option<&'static mut Job> {
+    // SAFETY: as in `hand_over`; a function apart has this reference alone.
+    JOB.get_ptr_mut(0).map(|job| unsafe { &mut *job })
 }
 
 /// The job that was handed over.
@@ -174,6 +204,15 @@ impl Tables for MapTables<'_> {
         let outcome = apart::encapsulate(self.context.ctx);
         frame.renew();
         outcome
+    }
+
+    #[inline(always)]
+    fn quoted<F: Frame>(&self, frame: &mut F) -> Option<Flow> {
+        if apart::describe(self.context.ctx, 0) == 0 || apart::quote(self.context.ctx) == 0 {
+            return None;
+        }
+        frame.renew();
+        job().map(Flow::of)
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{LinkExtSlice, LinkSlice, NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{Icmpv4Header, LinkExtSlice, LinkSlice, NetSlice, SlicedPacket, TransportSlice};
 
 use super::frame::Mac;
 
@@ -18,6 +18,8 @@ pub struct Dissected {
     pub hops: u8,
     /// Source, destination; `None` if it is neither TCP nor UDP or only a part of a packet.
     pub ports: Option<[u16; 2]>,
+    /// An ICMP message; its checksum is right, too.
+    pub icmp: bool,
     /// Of TCP or UDP; else of IP.
     pub payload: Vec<u8>,
 }
@@ -83,14 +85,34 @@ pub fn dissect(frame: &[u8]) -> Result<Dissected, String> {
             }
             (Some([udp.source_port(), udp.destination_port()]), data)
         }
+        Some(TransportSlice::Icmpv4(icmp)) => {
+            let full = Icmpv4Header::with_checksum(icmp.icmp_type(), icmp.payload());
+            same("ICMP", icmp.header().checksum, full.checksum)?;
+            (None, payload.payload)
+        }
+        Some(TransportSlice::Icmpv6(icmp)) => {
+            let [IpAddr::V6(a), IpAddr::V6(b)] = addresses else {
+                return Err("two families".to_owned());
+            };
+            let valid = icmp.is_checksum_valid(a.octets(), b.octets());
+            if !valid {
+                return Err("ICMPv6 checksum".to_owned());
+            }
+            (None, payload.payload)
+        }
         _ => (None, payload.payload),
     };
+    let icmp = matches!(
+        packet.transport,
+        Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_))
+    );
     Ok(Dissected {
         macs: [ethernet.destination(), ethernet.source()],
         vlans: vlans.collect::<Result<_, _>>()?,
         addresses,
         hops,
         ports,
+        icmp,
         payload: payload.to_vec(),
     })
 }

@@ -204,7 +204,7 @@ fn padded(options: &[u8]) -> Vec<u8> {
 }
 
 /// RFC 1071, the plain way. All parts but the last have an even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
+pub fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u32;
     for pair in parts.iter().flat_map(|part| part.chunks(2)) {
         sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    frame::{ICMP, ICMP6, Packet, SCTP, TCP, UDP},
+    frame::{ICMP, ICMP6, Packet, SCTP, TCP, UDP, checksum},
     random::Random,
     world::{self, BACK, BACKEND_PORT, Client, FRONT, Family, PORT, Vip},
 };
@@ -92,10 +92,55 @@ pub fn packet(random: &mut Random) -> Packet {
     packet.checksum = packet.protocol == TCP || !random.one_in(8);
     let length = *random.pick(&[0, 1, 2, 7, 64, 65, 600]) + random.below(3);
     packet.payload = random.bytes(length);
+    if [ICMP, ICMP6].contains(&protocol) && !random.one_in(4) {
+        packet.fragment = None;
+        packet.payload = error(random, &packet, client);
+    }
     if random.one_in(4) {
         packet.padding = random.below(50);
     }
     packet
+}
+
+/// An ICMP error to the packet's destination, about what that sent to `client`; its length is even.
+fn error(random: &mut Random, packet: &Packet, client: IpAddr) -> Vec<u8> {
+    let [source, destination] = packet.addresses;
+    let protocol = *random.pick(&[TCP, UDP, UDP, SCTP]);
+    let port = *random.pick(&[PORT, BACKEND_PORT]);
+    let mut quoted = Packet::new(protocol, (destination, port), (client, random.word()));
+    // About what a client sent to a backend.
+    if random.one_in(3) {
+        quoted.addresses = [destination, source];
+        quoted.ports = [random.word(), BACKEND_PORT];
+    }
+    quoted.checksum = !random.one_in(4);
+    let mut quote = quoted.bytes().split_off(14);
+    let shortest = if source.is_ipv4() { 28 } else { 48 };
+    quote.truncate((shortest + random.below(40)) & !1);
+    let kinds: &[u8] = if source.is_ipv4() {
+        &[3, 11, 12]
+    } else {
+        &[1, 2, 3, 4]
+    };
+    let mut message = vec![*random.pick(kinds), random.byte(), 0, 0];
+    message.extend(random.bytes(4));
+    message.extend(quote);
+    let pseudo = match packet.addresses {
+        [IpAddr::V6(source), IpAddr::V6(destination)] => {
+            let length = (message.len() as u32).to_be_bytes();
+            [
+                &source.octets()[..],
+                &destination.octets(),
+                &length,
+                &[0, 0, 0, ICMP6],
+            ]
+            .concat()
+        }
+        _ => Vec::new(),
+    };
+    let sum = checksum(&[&pseudo, &message]);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
 }
 
 fn client(random: &mut Random, family: Family) -> IpAddr {

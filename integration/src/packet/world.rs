@@ -31,6 +31,8 @@ pub const BACK_MAC: Mac = [2, 0, 0, 0, 0, 20];
 /// Of backends on a VLAN.
 pub const VLAN: u16 = 100;
 pub const MTU: u16 = 1500;
+/// The code of [`Vip::Dscp`].
+pub const DSCP: u8 = 42;
 /// Port of every service; its `nat` backends listen on [`BACKEND_PORT`].
 pub const PORT: u16 = 80;
 pub const BACKEND_PORT: u16 = 8080;
@@ -78,10 +80,13 @@ pub enum Vip {
     Gre = 9,
     /// As `Ipip`, to a VLAN.
     Gue = 10,
+    /// `l3-dsr`, the VIP told by DSCP.
+    Dscp = 11,
 }
 
 impl Vip {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
+        Self::Dscp,
         Self::Ipip,
         Self::Gre,
         Self::Gue,
@@ -105,6 +110,7 @@ impl Vip {
             Self::Ipip => Mode::Ipip,
             Self::Gre => Mode::Gre,
             Self::Gue => Mode::Gue,
+            Self::Dscp => Mode::Dscp,
         }
     }
 
@@ -122,6 +128,7 @@ impl Vip {
             Self::Ipip => &[(81, 1), (82, 1)],
             Self::Gre => &[(83, 1), (84, 1)],
             Self::Gue => &[(63, 1), (64, 1)],
+            Self::Dscp => &[(31, 1), (32, 1)],
         }
     }
 
@@ -283,6 +290,7 @@ pub fn model() -> Model {
             let answers = match vip {
                 Vip::Ipip => "unmatched = \"reject\"\necho = \"balancer\"\n",
                 Vip::Gre => "unmatched = \"drop\"\n",
+                Vip::Dscp => "dscp = 42\n",
                 _ => "",
             };
             let mode = match vip.mode().words() {

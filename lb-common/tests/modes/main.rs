@@ -2,5 +2,7 @@
 
 mod answer;
 mod common;
+mod dscp;
 mod real_server;
+mod related;
 mod tunnel;

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::{
     address::Address,
     real_server::Key,
-    wire::{PROTOCOL_GRE, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_UDP},
+    wire::{
+        PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_UDP,
+    },
 };
 
 use super::Host;
@@ -21,6 +23,8 @@ pub enum Arrival {
     Proxied,
     /// To the VIP, in frames to the server's MAC; answers go to the client.
     Direct,
+    /// To the server's own address, with the code of the VIP as DSCP; answers go to the client.
+    Coded,
     /// To the VIP, in packets to the server that are larger by this; answers go to the client.
     Tunnelled { overhead_bytes: u32 },
 }
@@ -38,6 +42,7 @@ impl Arrival {
             Mode::Ipip => tunnel(0),
             Mode::Gre => tunnel(4),
             Mode::Gue => tunnel(8),
+            Mode::Dscp => Self::Coded,
         }
     }
 
@@ -45,7 +50,7 @@ impl Arrival {
     pub fn to_vip(self) -> bool {
         match self {
             Self::Translated | Self::Proxied => false,
-            Self::Direct | Self::Tunnelled { .. } => true,
+            Self::Direct | Self::Coded | Self::Tunnelled { .. } => true,
         }
     }
 }
@@ -63,15 +68,30 @@ pub struct Duty {
     pub interface: String,
     /// What packets in tunnels bear: their protocol and UDP port.
     pub tunnel: Option<(u8, u16)>,
+    /// The DSCP that stands for the VIP; 0 if none does.
+    pub mark: u8,
 }
 
 impl Duty {
     /// What the XDP program has to know for this.
     fn keys(&self) -> Vec<(Key, Address)> {
+        let outer = Address::from(self.backend.address);
+        if self.mark != 0 {
+            let icmp = if self.key.vip.is_ipv4() {
+                PROTOCOL_ICMP
+            } else {
+                PROTOCOL_ICMPV6
+            };
+            let protocol = self.key.protocol.number();
+            let carried = [(protocol, self.key.port), (protocol, 0), (icmp, 0)];
+            let mark = |(protocol, port)| Key::mark(outer, self.mark, protocol, port);
+            return carried
+                .map(|packet| (mark(packet), self.key.vip.into()))
+                .into();
+        }
         let Some((protocol, port)) = self.tunnel else {
             return Vec::new();
         };
-        let outer = Address::from(self.backend.address);
         let keys = [
             Key::tunnel(outer, protocol, port),
             Key::vip(self.key.vip.into()),
@@ -203,8 +223,10 @@ pub fn program_duties(duties: &[Duty]) -> BTreeMap<Key, Address> {
 
 /// Where the XDP program of a host with these duties has to run.
 pub fn program_interfaces(duties: &[Duty]) -> BTreeSet<String> {
-    let tunnelled = duties.iter().filter(|duty| duty.tunnel.is_some());
-    tunnelled.map(|duty| duty.interface.clone()).collect()
+    let changed = duties
+        .iter()
+        .filter(|duty| duty.tunnel.is_some() || duty.mark != 0);
+    changed.map(|duty| duty.interface.clone()).collect()
 }
 
 /// Addresses that the active node holds for no service: what the file offers as the servers' gateway.
@@ -234,13 +256,14 @@ fn duty(
         backend,
         interface: interface.to_owned(),
         tunnel: tunnel(service),
+        mark: service.dscp,
     })
 }
 
 /// Protocol and UDP port of a service's tunnels.
 fn tunnel(service: &Service) -> Option<(u8, u16)> {
     match service.mode {
-        Mode::Nat | Mode::Snat | Mode::L2Dsr => None,
+        Mode::Nat | Mode::Snat | Mode::L2Dsr | Mode::Dscp => None,
         Mode::Ipip if service.vip.is_ipv4() => Some((PROTOCOL_IPV4, 0)),
         Mode::Ipip => Some((PROTOCOL_IPV6, 0)),
         Mode::Gre => Some((PROTOCOL_GRE, 0)),

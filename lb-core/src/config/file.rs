@@ -87,6 +87,7 @@ pub(super) struct Service {
     /// Whether `encap` is written at all, right or wrong.
     pub has_encap: bool,
     pub gue_port: Option<At<u16>>,
+    pub dscp: Option<At<u8>>,
     pub unmatched: Option<At<Unmatched>>,
     pub echo: Option<At<Echo>>,
     pub hash: Option<At<HashPolicy>>,
@@ -251,8 +252,8 @@ fn pair(table: &Table<'_>) -> Pair {
 
 fn service(table: &Table<'_>) -> Service {
     use schema::service::{
-        BACKEND, CHECK, DRAIN_S, ECHO, ENCAP, GUE_PORT, HASH, MAX_NEW_FLOWS_PER_SECOND, MODE, NAME,
-        ON_BACKEND_DOWN, ON_DRAIN_END, PORT, PROTOCOL, SLOTS, SNAT_POOL, TIMEOUTS, TRACKING,
+        BACKEND, CHECK, DRAIN_S, DSCP, ECHO, ENCAP, GUE_PORT, HASH, MAX_NEW_FLOWS_PER_SECOND, MODE,
+        NAME, ON_BACKEND_DOWN, ON_DRAIN_END, PORT, PROTOCOL, SLOTS, SNAT_POOL, TIMEOUTS, TRACKING,
         UNMATCHED, VIP,
     };
     let mode_word: Option<At<ModeWord>> = table.word(&MODE);
@@ -275,6 +276,7 @@ fn service(table: &Table<'_>) -> Service {
         encap,
         has_encap: table.has(&ENCAP),
         gue_port: table.number(&GUE_PORT),
+        dscp: table.number(&DSCP),
         unmatched: table.word(&UNMATCHED),
         echo: table.word(&ECHO),
         hash: table.word(&HASH),

@@ -2,6 +2,7 @@
 
 mod among;
 mod capacity;
+mod dscp;
 mod flows;
 mod prime;
 mod service;
@@ -16,7 +17,7 @@ use super::{
     file::{self, File},
     reader::At,
 };
-use crate::model::{Dataplane, Model, Node, NodeName, Service, XdpMode};
+use crate::model::{Dataplane, Mode, Model, Node, NodeName, Service, XdpMode};
 
 pub use self::prime::next_prime;
 
@@ -37,12 +38,17 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
     let pair = virtual_router::pair(file.pair.as_ref(), sink);
     let unmatched = among::of_vips(&file.services, "unmatched", |s| s.unmatched.as_ref(), sink);
     let echo = among::of_vips(&file.services, "echo", |s| s.echo.as_ref(), sink);
+    let dscp = dscp::codes_of(&file.services, sink);
     let services: Vec<_> = file
         .services
         .into_iter()
         .map(|service| {
             let service = service::check(service, slots_default, timeouts, sink)?;
             Some(Service {
+                dscp: match service.mode {
+                    Mode::Dscp => *dscp.get(&service.vip)?,
+                    _ => 0,
+                },
                 unmatched: unmatched.get(&service.vip).copied().unwrap_or_default(),
                 echo: echo.get(&service.vip).copied().unwrap_or_default(),
                 ..service

@@ -213,6 +213,7 @@ pub(super) static SERVICE: Section = Section {
         &service::MODE,
         &service::ENCAP,
         &service::GUE_PORT,
+        &service::DSCP,
         &service::UNMATCHED,
         &service::ECHO,
         &service::HASH,
@@ -274,7 +275,7 @@ pub(super) mod service {
         name: "encap",
         kind: Kind::Word(words::<Encap>),
         absent: Absent::Means("none; `l3-dsr` needs it"),
-        meaning: "How `l3-dsr` takes a packet to a backend, of either address family. `ipip`: in an IP packet, the smallest. `gre`: behind a GRE header. `gue`: behind UDP (GUE variant 1), which routers and receivers spread best.",
+        meaning: "How `l3-dsr` takes a packet to a backend, of either address family. `ipip`: in an IP packet, the smallest. `gre`: behind a GRE header. `gue`: behind UDP (GUE variant 1), which routers and receivers spread best. `dscp`: not in another packet; the destination becomes the backend's address, of the VIP's family, and the DSCP says which VIP it was.",
         example: r#""ipip""#,
     };
     pub static GUE_PORT: Key = Key {
@@ -286,6 +287,15 @@ pub(super) mod service {
         absent: Absent::Number(DEFAULT_GUE_PORT as i64),
         meaning: "UDP port that the backends take `gue` on.",
         example: "6080",
+    };
+    pub static DSCP: Key = Key {
+        name: "dscp",
+        kind: Kind::Number { min: 1, max: 63 },
+        absent: Absent::Means(
+            "what another service of the VIP says, else a free code, given out in the order of the file",
+        ),
+        meaning: "The DSCP that means this VIP to the backends of `encap = \"dscp\"`. VIPs that share a backend have different codes; all services of a VIP have the same.",
+        example: "5",
     };
     pub static UNMATCHED: Key = Key {
         name: "unmatched",

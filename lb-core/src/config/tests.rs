@@ -743,7 +743,7 @@ fn tunnels() {
     }
     one_error(
         &with_service("mode = \"l3-dsr\"", ""),
-        "3:8 `l3-dsr` says not how | add `encap` | encap = \"ipip\", \"gre\" or \"gue\"",
+        "3:8 `l3-dsr` says not how | add `encap` | encap = \"ipip\", \"gre\", \"gue\" or \"dscp\"",
     );
     one_error(
         &with_service("encap = \"ipip\"\nmode = \"nat\"", ""),
@@ -751,7 +751,68 @@ fn tunnels() {
     );
     one_error(
         &with_service("mode = \"l3-dsr\"\nencap = \"ipipe\"", ""),
-        "4:9 `encap` cannot be \"ipipe\" | did you mean \"ipip\"? | `encap` is one of: \"ipip\", \"gre\", \"gue\"",
+        "4:9 `encap` cannot be \"ipipe\" | did you mean \"ipip\"? | `encap` is one of: \"ipip\", \"gre\", \"gue\", \"dscp\"",
+    );
+}
+
+#[test]
+fn codes_of_vips() {
+    let service = |number: usize, backend: &str, rest: &str| {
+        format!(
+            "[[service]]\nname = \"s{number}\"\nvip = \"192.0.2.{number}\"\nport = 80\nmode = \"l3-dsr\"\nencap = \"dscp\"\n\
+             backend = [{{ address = \"{backend}\" }}]\ncheck.type = \"tcp\"\n{rest}\n"
+        )
+    };
+    let node = "node.n.interfaces = [\"eth0\"]\n";
+    let codes = |text: &str| -> Vec<u8> {
+        let services = model(&format!("{node}{text}")).services;
+        services.iter().map(|service| service.dscp).collect()
+    };
+    // Given out in order, around what is written; VIPs without a common backend may have the same.
+    let three = [
+        service(1, "10.0.0.1", ""),
+        service(2, "10.0.0.1", "dscp = 3"),
+        service(3, "10.0.0.2", ""),
+    ]
+    .concat();
+    assert_eq!(codes(&three), [5, 3, 3]);
+    // One more at the end changes no other's.
+    let four = three + &service(4, "10.0.0.1", "");
+    assert_eq!(codes(&four), [5, 3, 3, 7]);
+    // A VIP has one code, whichever service says it.
+    let other_port = service(1, "10.0.0.1", "dscp = 9")
+        .replace("80", "81")
+        .replace("s1", "s9");
+    assert_eq!(codes(&(service(1, "10.0.0.1", "") + &other_port)), [9, 9]);
+
+    let all: String = (1..=63)
+        .map(|number| service(number, "10.0.0.1", ""))
+        .collect();
+    let mut given = codes(&all);
+    given.sort_unstable();
+    assert_eq!(given, (1..=63).collect::<Vec<u8>>());
+    one_error(
+        &format!("{node}{all}{}", service(64, "10.0.0.1", "")),
+        "569:1 no DSCP is left for 192.0.2.64: its backends serve 63 other VIPs | there are 63 codes for the VIPs of a backend | give some VIPs backends of their own, or choose a tunnel as `encap`",
+    );
+    one_error(
+        &format!(
+            "{node}{}{}",
+            service(1, "10.0.0.1", "dscp = 5"),
+            service(2, "10.0.0.1", "dscp = 5")
+        ),
+        "19:8 192.0.2.2 and 192.0.2.1 share a backend and have the code 5 | a packet with it could be for either | remove `dscp` from both, and they get different codes",
+    );
+    one_error(
+        &with_service("dscp = 5\nmode = \"nat\"", ""),
+        "3:8 `dscp` belongs to `encap = \"dscp\"` alone | remove it",
+    );
+    one_error(
+        &with_service(
+            "mode = \"l3-dsr\"\nencap = \"dscp\"",
+            "[[service.backend]]\naddress = \"fd00::1\"\n",
+        ),
+        "9:11 backend fd00::1 is IPv6 behind an IPv4 VIP | write its IPv4 address | or serve IPv6 clients by a [[service]] with an IPv6 VIP",
     );
 }
 

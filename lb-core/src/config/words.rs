@@ -39,11 +39,16 @@ pub(super) enum Encap {
     Ipip,
     Gre,
     Gue,
+    Dscp,
 }
 
 impl Word for Encap {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("ipip", Self::Ipip), ("gre", Self::Gre), ("gue", Self::Gue)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("ipip", Self::Ipip),
+        ("gre", Self::Gre),
+        ("gue", Self::Gue),
+        ("dscp", Self::Dscp),
+    ];
 }
 
 impl ModeWord {
@@ -56,6 +61,7 @@ impl ModeWord {
             (Self::L3Dsr, Some(Encap::Ipip)) => Some(Mode::Ipip),
             (Self::L3Dsr, Some(Encap::Gre)) => Some(Mode::Gre),
             (Self::L3Dsr, Some(Encap::Gue)) => Some(Mode::Gue),
+            (Self::L3Dsr, Some(Encap::Dscp)) => Some(Mode::Dscp),
             (Self::Nat | Self::Snat | Self::L2Dsr, Some(_)) | (Self::L3Dsr, None) => None,
         }
     }

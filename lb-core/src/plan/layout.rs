@@ -34,6 +34,8 @@ pub struct Wanted {
     pub slot_count: u32,
     /// UDP port of [`Mode::Gue`].
     pub gue_port: u16,
+    /// Code of the VIP for [`Mode::Dscp`].
+    pub dscp: u8,
     /// Low bits of an IPv4 tunnel source that carry flow entropy.
     pub source_bits: u8,
     /// Bits of [`flags`](lb_common::tables::flags).
@@ -693,6 +695,7 @@ fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
         mode: wanted.mode as u8,
         hash: wanted.hash as u8,
         gue_port: wanted.gue_port,
+        dscp: wanted.dscp,
         source_bits: wanted.source_bits,
         flags: wanted.flags,
         ..Service::default()

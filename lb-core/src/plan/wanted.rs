@@ -42,6 +42,7 @@ pub fn wanted(
         seed: seed(hash_seed, &key),
         slot_count: service.slots,
         gue_port: service.gue_port,
+        dscp: service.dscp,
         source_bits: sources.entropy_bits(),
         flags: flags(service),
         backends: service
@@ -111,6 +112,7 @@ impl From<Mode> for tables::Mode {
             Mode::Ipip => Self::Ipip,
             Mode::Gre => Self::Gre,
             Mode::Gue => Self::Gue,
+            Mode::Dscp => Self::Dscp,
         }
     }
 }

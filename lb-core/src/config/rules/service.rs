@@ -63,6 +63,8 @@ pub(super) fn check(
         backends: backends?,
         check,
         gue_port: written.gue_port?.value,
+        // Given out when all are known.
+        dscp: 0,
         // What other services of the VIP say comes in when all are known.
         unmatched: written
             .unmatched
@@ -86,7 +88,7 @@ fn encap(service: &file::Service, sink: &Sink) {
         (None, true) if !service.has_encap => sink.push(
             Diagnostic::error(mode.span.clone(), "`l3-dsr` says not how")
                 .label("add `encap`")
-                .help("encap = \"ipip\", \"gre\" or \"gue\""),
+                .help("encap = \"ipip\", \"gre\", \"gue\" or \"dscp\""),
         ),
         (Some(encap), false) => sink.push(
             Diagnostic::error(encap.span.clone(), "`encap` belongs to `l3-dsr` alone")
@@ -110,9 +112,9 @@ fn backend(written: file::Backend, service_port: u16) -> Option<Backend> {
 fn families(service: &file::Service, sink: &Sink) {
     let Some(vip) = &service.vip else { return };
     if service
-        .mode_word
+        .mode
         .as_ref()
-        .is_none_or(|mode| mode.value == ModeWord::L3Dsr)
+        .is_none_or(|mode| mode.value.is_tunnel())
     {
         return;
     }
