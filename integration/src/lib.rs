@@ -14,6 +14,7 @@ pub mod daemon;
 mod error;
 mod host;
 pub mod http;
+pub mod keepalived;
 mod lab;
 pub mod packet;
 pub mod pair;

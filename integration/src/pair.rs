@@ -261,7 +261,8 @@ impl Holders {
     }
 }
 
-fn has(address: IpAddr) -> bool {
+/// Whether an interface of the calling thread's namespace has an address.
+pub fn has(address: IpAddr) -> bool {
     let Ok(list) = nix::ifaddrs::getifaddrs() else {
         return false;
     };

@@ -11,7 +11,7 @@ use crate::{
     index::{self, Entry},
     ip::{End, Ip, V4, V6},
     job::{Job, Outcome},
-    lease,
+    lease::{self, Solicited},
     link::{self, Exit},
     parse::{self, Link, Network, Piece, PortPair},
     reason::{Class, Reason},
@@ -354,9 +354,12 @@ fn without_ports<F: Frame, T: Tables>(
     tables: &T,
     network: &Network,
 ) -> Result<Sent, Halt> {
-    if network.protocol == PROTOCOL_ICMPV6 && lease::withholds_solicitation(frame, tables, network)
-    {
-        return Err(Reason::LeaseExpired);
+    if network.protocol == PROTOCOL_ICMPV6 {
+        match lease::solicited(frame, tables, network) {
+            Solicited::Withheld => return Err(Reason::LeaseExpired),
+            Solicited::Kernel => return Err(Reason::NotOurs),
+            Solicited::Other => {}
+        }
     }
     let record = unserved(tables, network)?;
     if network.piece.is_fragment() {

@@ -21,6 +21,7 @@ pub const PROBES: u32 = 8;
 
 const ARP_REQUEST: u16 = 1;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 /// Like the index's: addresses come from the configuration.
 const SEED: u64 = 0x6c65_6173_6573;
 
@@ -125,9 +126,11 @@ pub const fn place(address: Address) -> u32 {
     hash::key(SEED, address, 0, 0) as u32 & (HELD - 1)
 }
 
-/// Whether an address belongs to a virtual router whose lease has run out.
+/// Whether an address belongs to a virtual router that this node is not active for, or no longer.
+///
+/// The kernel may hold it all the same: its daemon is dead, or has just written another role and netlink is slower.
 #[inline(always)]
-fn has_expired<T: Tables>(tables: &T, address: Address) -> bool {
+fn is_withheld<T: Tables>(tables: &T, address: Address) -> bool {
     let mut position = place(address);
     for _ in 0..PROBES {
         let held = tables.held(position);
@@ -136,7 +139,8 @@ fn has_expired<T: Tables>(tables: &T, address: Address) -> bool {
         }
         if held.address == address {
             let lease = tables.lease((held.router - 1) as u16);
-            return lease.role_at(tables.boot_ns()) == Role::Expired as u8;
+            return lease.role != Role::None as u8
+                && !lease.answers_for_addresses(tables.boot_ns());
         }
         position = (position + 1) & (HELD - 1);
     }
@@ -157,7 +161,7 @@ struct Arp {
     target: [u8; 4],
 }
 
-/// Whether an ARP frame asks for an address whose lease has run out. Announcements of others pass.
+/// Whether an ARP frame asks for an address that this node does not answer for. Announcements of others pass.
 #[inline(always)]
 pub fn withholds_arp<F: Frame, T: Tables>(frame: &F, tables: &T, link: Link) -> bool {
     let Some(arp) = frame.get::<Arp>(link.length()) else {
@@ -165,32 +169,44 @@ pub fn withholds_arp<F: Frame, T: Tables>(frame: &F, tables: &T, link: Link) -> 
     };
     arp.operation.get() == ARP_REQUEST
         && arp.sender != arp.target
-        && has_expired(tables, Address::from_v4(arp.target))
+        && is_withheld(tables, Address::from_v4(arp.target))
 }
 
-/// Neighbour solicitation without options (RFC 4861 §4.3), 24 bytes.
+/// Neighbour solicitation or advertisement without options (RFC 4861 §4.3, §4.4), 24 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Unaligned, Immutable, KnownLayout)]
 #[repr(C)]
-struct Solicitation {
+struct Discovery {
     kind: u8,
     code: u8,
     checksum: [u8; 2],
-    reserved: [u8; 4],
+    flags: [u8; 4],
     target: [u8; 16],
 }
 
-/// Whether an ICMPv6 packet asks for an address whose lease has run out.
+/// What an ICMPv6 packet is to the kernel's neighbour discovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Solicited {
+    /// Nothing.
+    Other,
+    /// For the kernel, whatever the policy of the address that it is sent to.
+    Kernel,
+    /// A question for an address that this node does not answer for.
+    Withheld,
+}
+
+/// Whether an ICMPv6 packet is neighbour discovery, and may be answered.
 #[inline(always)]
-pub fn withholds_solicitation<F: Frame, T: Tables>(
-    frame: &F,
-    tables: &T,
-    network: &Network,
-) -> bool {
-    let Some(solicitation) = frame.get::<Solicitation>(network.transport) else {
-        return false;
+pub fn solicited<F: Frame, T: Tables>(frame: &F, tables: &T, network: &Network) -> Solicited {
+    let Some(discovery) = frame.get::<Discovery>(network.transport) else {
+        return Solicited::Other;
     };
-    solicitation.kind == NEIGHBOUR_SOLICITATION
-        && has_expired(tables, Address::from_v6(&solicitation.target))
+    match discovery.kind {
+        NEIGHBOUR_SOLICITATION if is_withheld(tables, Address::from_v6(&discovery.target)) => {
+            Solicited::Withheld
+        }
+        NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => Solicited::Kernel,
+        _ => Solicited::Other,
+    }
 }
 
 const _: () = assert!(size_of::<Lease>() == 24);
@@ -240,10 +256,15 @@ mod tests {
     }
 
     fn solicitation(target: [u8; 16]) -> SliceFrame {
+        icmpv6(135, [0xfe; 16], target)
+    }
+
+    fn icmpv6(kind: u8, destination: [u8; 16], target: [u8; 16]) -> SliceFrame {
         let mut bytes = std::vec![0x33; 12];
         bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
-        bytes.extend([0xfe; 32]);
-        bytes.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend([0xfe; 16]);
+        bytes.extend(destination);
+        bytes.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
         bytes.extend(target);
         SliceFrame::new(&bytes, 1)
     }
@@ -277,13 +298,46 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_answers_nothing_and_hides_nothing() {
+    fn who_is_not_active_does_not_answer_although_the_kernel_may_still_hold_the_address() {
         let mut tables = tables();
-        tables.boot_ns = 1000;
-        tables
-            .leases
-            .insert(51, Lease::new(0, 7, Role::Backup, 150));
-        let mut frame = arp(1, [192, 0, 2, 1], VIP);
-        assert_eq!(forward(&mut frame, &tables), Verdict::Pass);
+        for (role, verdict) in [
+            (Role::Backup, Verdict::Drop),
+            (Role::Fault, Verdict::Drop),
+            (Role::Yielding, Verdict::Pass),
+            (Role::None, Verdict::Pass),
+        ] {
+            tables.leases.insert(51, Lease::new(1000, 7, role, 150));
+            for mut frame in [arp(1, [192, 0, 2, 1], VIP), solicitation(VIP6)] {
+                assert_eq!(forward(&mut frame, &tables), verdict, "{role:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn neighbour_discovery_to_an_address_of_a_service_is_the_kernels_whatever_the_policy() {
+        use crate::{
+            index::{self, Entry},
+            tables::{Key, Service, flags},
+        };
+
+        let mut tables = tables();
+        let key = Key::address_only(Address::from_v6(&VIP6));
+        let hash = index::hash(&key);
+        tables.cells[index::start(hash, 7) as usize] = Entry::Vip(0).cell(hash);
+        tables.services.push(Service {
+            key,
+            flags: flags::UNMATCHED_DROP,
+            ..Service::default()
+        });
+        for kind in [135, 136] {
+            let mut frame = icmpv6(kind, VIP6, VIP6);
+            assert_eq!(forward(&mut frame, &tables), Verdict::Pass, "{kind}");
+        }
+        let mut frame = icmpv6(128, VIP6, VIP6);
+        assert_eq!(
+            forward(&mut frame, &tables),
+            Verdict::Drop,
+            "an echo request"
+        );
     }
 }

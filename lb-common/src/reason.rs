@@ -96,7 +96,7 @@ reasons! {
     NoTunnelSource = "no_tunnel_source", Dropped;
     /// The peer's question whether this node lives, answered.
     EchoAnswered = "echo_answered", Forwarded;
-    /// An ARP or ND request for a VIP whose lease has run out, because this node's daemon is gone: the other node answers.
+    /// An ARP or ND request for a VIP that this node does not answer for: it is not active, or its daemon is gone.
     LeaseExpired = "lease_expired", Dropped;
     /// Could not go on to its backend, too large or at its last hop: the sender was told by ICMP.
     Answered = "answered", Answered;

@@ -26,7 +26,7 @@ pub use self::{
     },
     lookup::NotFound,
     name::{NameError, NodeName, ServiceName, SnatPoolName},
-    virtual_router::{DEFAULT_PRIORITY, Pair, Track, TrackKind, VirtualRouter},
+    virtual_router::{DEFAULT_PRIORITY, Pace, Pair, Track, TrackKind, VirtualRouter},
 };
 
 /// Everything that one configuration file says, for both nodes.

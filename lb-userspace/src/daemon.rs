@@ -15,6 +15,7 @@ mod elector;
 mod kernel_settings;
 mod owner;
 mod report;
+mod tracker;
 mod vips;
 
 use std::path::PathBuf;

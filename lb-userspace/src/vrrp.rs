@@ -48,6 +48,12 @@ pub enum Event {
         router: String,
         change: PathChange,
     },
+    /// A script or gateway that a router tracks is well, or no longer: numbers of the router and of the track.
+    Tracked {
+        router: usize,
+        track: usize,
+        well: bool,
+    },
     /// Something that should have worked did not.
     Trouble(String),
 }
@@ -57,8 +63,11 @@ pub type HandoverOutcome = Result<(), String>;
 
 enum Command {
     Links(Arc<Links>),
-    /// For each router, for each of its tracks that is no interface.
-    Tracks(Vec<Vec<bool>>),
+    /// For each router, for each of its tracks, interfaces left out of account; and whether the node's state is complete.
+    Tracks {
+        tracks: Vec<Vec<bool>>,
+        ready: bool,
+    },
     Status(oneshot::Sender<status::Election>),
     Handover(oneshot::Sender<HandoverOutcome>),
     Resume,
@@ -141,9 +150,10 @@ impl Election {
         self.tell(Command::Links(links));
     }
 
-    /// Whether services and files that are tracked are well, for each router in order.
-    pub fn set_tracks(&self, tracks: Vec<Vec<bool>>) {
-        self.tell(Command::Tracks(tracks));
+    /// Whether what is tracked is well, for each router in order, and whether the node's state is complete; that it once was
+    /// is not forgotten.
+    pub fn set_tracks(&self, tracks: Vec<Vec<bool>>, ready: bool) {
+        self.tell(Command::Tracks { tracks, ready });
     }
 
     pub async fn status(&self) -> Option<status::Election> {

@@ -56,6 +56,8 @@ pub(super) struct VirtualRouter {
     pub announce_gap_ms: Option<At<u32>>,
     pub announce_refresh_s: Option<At<u32>>,
     pub sync_group: Option<At<String>>,
+    pub virtual_mac: Option<At<bool>>,
+    pub accept: Option<At<bool>>,
     pub tracks: Vec<Track>,
 }
 
@@ -65,6 +67,11 @@ pub(super) struct Track {
     pub service: Option<At<String>>,
     pub min_healthy: Option<At<u16>>,
     pub file: Option<At<String>>,
+    pub script: Option<At<String>>,
+    pub gateway: Option<At<IpAddr>>,
+    pub interval_ms: Option<At<u32>>,
+    pub fall: Option<At<u8>>,
+    pub rise: Option<At<u8>>,
     pub lower: Option<At<u8>>,
 }
 
@@ -225,18 +232,27 @@ fn virtual_router(table: &Table<'_>) -> VirtualRouter {
         announce_gap_ms: table.number(&key::ANNOUNCE_GAP_MS),
         announce_refresh_s: table.number(&key::ANNOUNCE_REFRESH_S),
         sync_group: table.text(&key::SYNC_GROUP),
+        virtual_mac: table.flag(&key::VIRTUAL_MAC),
+        accept: table.flag(&key::ACCEPT),
         tracks: table.tables(&key::TRACK).iter().map(track).collect(),
     }
 }
 
 fn track(table: &Table<'_>) -> Track {
-    use schema::track::{FILE, INTERFACE, LOWER, MIN_HEALTHY, SERVICE};
+    use schema::track::{
+        FALL, FILE, GATEWAY, INTERFACE, INTERVAL_MS, LOWER, MIN_HEALTHY, RISE, SCRIPT, SERVICE,
+    };
     Track {
         header: table.span.clone(),
         interface: table.text(&INTERFACE),
         service: table.text(&SERVICE),
         min_healthy: table.number(&MIN_HEALTHY),
         file: table.text(&FILE),
+        script: table.text(&SCRIPT),
+        gateway: table.address(&GATEWAY),
+        interval_ms: table.number(&INTERVAL_MS),
+        fall: table.number(&FALL),
+        rise: table.number(&RISE),
         lower: table.number(&LOWER),
     }
 }

@@ -36,7 +36,8 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
     let virtual_routers = virtual_router::check(&file, sink);
     let pools = snat::check(&file, virtual_routers.as_deref(), sink);
     let pair = virtual_router::pair(file.pair.as_ref(), sink);
-    let unmatched = among::of_vips(&file.services, "unmatched", |s| s.unmatched.as_ref(), sink);
+    let mut unmatched = among::of_vips(&file.services, "unmatched", |s| s.unmatched.as_ref(), sink);
+    virtual_router::accept(&file, virtual_routers.as_deref(), &mut unmatched, sink);
     let echo = among::of_vips(&file.services, "echo", |s| s.echo.as_ref(), sink);
     let dscp = dscp::codes_of(&file.services, sink);
     let services: Vec<_> = file

@@ -548,6 +548,8 @@ pub(super) static VIRTUAL_ROUTER: Section = Section {
         &virtual_router::ANNOUNCE_GAP_MS,
         &virtual_router::ANNOUNCE_REFRESH_S,
         &virtual_router::SYNC_GROUP,
+        &virtual_router::VIRTUAL_MAC,
+        &virtual_router::ACCEPT,
         &virtual_router::TRACK,
     ],
 };
@@ -683,6 +685,20 @@ pub(super) mod virtual_router {
         meaning: "Virtual routers that name the same group move together; the first one's election decides.",
         example: r#""both-families""#,
     };
+    pub static VIRTUAL_MAC: Key = Key {
+        name: "virtual_mac",
+        kind: Kind::Flag,
+        absent: Absent::Flag(false),
+        meaning: "Whether the addresses have the MAC address 00-00-5E-00-01-VRID (IPv6: -02-), which moves with them, on a macvlan interface of their own. Not with `peers`: multicast adverts are what tells switches where it is.",
+        example: "true",
+    };
+    pub static ACCEPT: Key = Key {
+        name: "accept",
+        kind: Kind::Flag,
+        absent: Absent::Flag(true),
+        meaning: "Whether the active node takes packets to the addresses that no service has for itself (RFC 9568 Accept_Mode). `false` makes `unmatched` of the services' VIPs `drop`, echo requests included unless `echo` is `balancer`; neighbour discovery passes.",
+        example: "false",
+    };
     pub static TRACK: Key = Key {
         name: "track",
         kind: Kind::Tables(&super::TRACK),
@@ -694,12 +710,17 @@ pub(super) mod virtual_router {
 
 pub(super) static TRACK: Section = Section {
     header: "[[virtual_router.track]]",
-    meaning: "One thing to watch: exactly one of `interface`, `service` and `file`.",
+    meaning: "One thing to watch: exactly one of `interface`, `service`, `file`, `script` and `gateway`.",
     keys: &[
         &track::INTERFACE,
         &track::SERVICE,
         &track::MIN_HEALTHY,
         &track::FILE,
+        &track::SCRIPT,
+        &track::GATEWAY,
+        &track::INTERVAL_MS,
+        &track::FALL,
+        &track::RISE,
         &track::LOWER,
     ],
 };
@@ -737,6 +758,44 @@ pub(super) mod track {
         absent: Absent::Means("no file"),
         meaning: "A file that must exist; others make and remove it. It is looked at twice a second.",
         example: r#""/run/futago/ok""#,
+    };
+    pub static SCRIPT: Key = Key {
+        name: "script",
+        kind: Kind::Text,
+        absent: Absent::Means("no script"),
+        meaning: "A program, started without arguments and without a shell: exit code 0 is well; any other, and no end within the interval, is not.",
+        example: r#""/usr/local/sbin/uplink-ok""#,
+    };
+    pub static GATEWAY: Key = Key {
+        name: "gateway",
+        kind: Kind::Address,
+        absent: Absent::Means("no gateway"),
+        meaning: "An address that must answer ping within the interval.",
+        example: r#""192.0.2.1""#,
+    };
+    pub static INTERVAL_MS: Key = Key {
+        name: "interval_ms",
+        kind: Kind::Number {
+            min: 100,
+            max: 3_600_000,
+        },
+        absent: Absent::Number(1000),
+        meaning: "Milliseconds between two runs of `script`, or two pings of `gateway`.",
+        example: "500",
+    };
+    pub static FALL: Key = Key {
+        name: "fall",
+        kind: Kind::Number { min: 1, max: 100 },
+        absent: Absent::Number(3),
+        meaning: "Failures of `script` or `gateway` in a row after which it is not well.",
+        example: "2",
+    };
+    pub static RISE: Key = Key {
+        name: "rise",
+        kind: Kind::Number { min: 1, max: 100 },
+        absent: Absent::Number(2),
+        meaning: "Successes of `script` or `gateway` in a row after which it is well again. The first one decides alone.",
+        example: "5",
     };
     pub static LOWER: Key = Key {
         name: "lower",

@@ -43,6 +43,10 @@ pub struct VirtualRouter {
     pub announce_gap: Duration,
     pub announce_refresh: Option<Duration>,
     pub sync_group: Option<String>,
+    /// Never with `peers`.
+    pub virtual_mac: bool,
+    /// Whether the active takes packets to the addresses that no service has.
+    pub accept: bool,
     pub tracks: Vec<Track>,
 }
 
@@ -106,6 +110,19 @@ pub enum TrackKind {
     Service { name: ServiceName, min_healthy: u16 },
     /// It exists.
     File(String),
+    /// It ends with exit code 0.
+    Script { program: String, pace: Pace },
+    /// It answers ping.
+    Gateway { address: IpAddr, pace: Pace },
+}
+
+/// How something is asked again and again, and how often in a row it has to say so until it is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Pace {
+    /// An answer has to come within it.
+    pub interval: Duration,
+    pub fall: u8,
+    pub rise: u8,
 }
 
 /// What the nodes have in common to speak with each other.

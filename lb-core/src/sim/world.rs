@@ -696,7 +696,6 @@ impl World {
             priority: 200 - 50 * turn as u8,
             interval: options.interval,
             preempt: options.preempt,
-            accept: true,
             virtual_mac: false,
             announce: AnnounceConfig {
                 repeats: 3,

@@ -333,7 +333,7 @@ fn v2_interval(interval: Duration) -> Result<u8, EncodeError> {
 }
 
 /// Sum of big-endian 16-bit words (RFC 1071). Every part summed here has an even length.
-fn sum(bytes: &[u8]) -> u32 {
+pub(super) fn sum(bytes: &[u8]) -> u32 {
     bytes
         .as_chunks::<2>()
         .0
@@ -342,7 +342,7 @@ fn sum(bytes: &[u8]) -> u32 {
         .sum()
 }
 
-fn fold(sum: u32) -> u16 {
+pub(super) fn fold(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);
     let twice = (once & 0xffff) + (once >> 16);
     twice as u16

@@ -11,6 +11,7 @@
 pub mod announce;
 pub mod codec;
 pub mod echo;
+pub mod frame;
 pub mod liveness;
 pub mod node;
 pub mod reject;

@@ -204,8 +204,7 @@ fn config(router: &VirtualRouter, priority: u8, primary: IpAddr) -> RouterConfig
         } else {
             Preempt::Off
         },
-        accept: true,
-        virtual_mac: false,
+        virtual_mac: router.virtual_mac,
         announce: router.announce(),
         lease: router.lease,
     }

@@ -64,9 +64,67 @@ pub fn standing(configured: u8, ready: bool, tracks: &[Track]) -> Standing {
     Standing { priority, fault }
 }
 
+/// What to believe of something that is asked again and again.
+#[derive(Clone, Copy, Debug)]
+pub struct Streak {
+    fall: u8,
+    rise: u8,
+    up: Option<bool>,
+    /// Answers in a row that contradict `up`.
+    against: u8,
+}
+
+impl Streak {
+    /// `fall` failures in a row, and `rise` successes, are believed.
+    #[must_use]
+    pub const fn new(fall: u8, rise: u8) -> Self {
+        Self {
+            fall,
+            rise,
+            up: None,
+            against: 0,
+        }
+    }
+
+    /// Takes an answer; what is believed now, if that is news. The first answer is believed at once.
+    pub fn take(&mut self, well: bool) -> Option<bool> {
+        if self.up == Some(well) {
+            self.against = 0;
+            return None;
+        }
+        self.against = self.against.saturating_add(1);
+        let enough = if well { self.rise } else { self.fall };
+        if self.up.is_some() && self.against < enough {
+            return None;
+        }
+        self.against = 0;
+        self.up = Some(well);
+        self.up
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_streak_is_believed_after_so_many_in_a_row() {
+        let mut streak = Streak::new(3, 2);
+        let answers = [
+            true, false, false, true, false, false, false, true, false, true, true,
+        ];
+        let news: Vec<Option<bool>> = answers.map(|well| streak.take(well)).to_vec();
+        let mut expected = vec![None; answers.len()];
+        expected[0] = Some(true);
+        expected[6] = Some(false);
+        expected[10] = Some(true);
+        assert_eq!(news, expected);
+        assert_eq!(
+            Streak::new(3, 2).take(false),
+            Some(false),
+            "the first decides alone"
+        );
+    }
 
     #[test]
     fn what_is_down_lowers_and_what_is_vital_faults() {

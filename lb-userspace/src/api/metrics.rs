@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
 };
 
+use lb_core::vrrp::router::State;
+
 use super::status::{BackendStatus, Status};
+use crate::vrrp::status::VirtualRouter;
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -38,6 +41,13 @@ use Kind::{Counter, Gauge};
 
 const BACKEND: &[&str] = &["service", "backend"];
 const REASON: &[&str] = &["reason", "class"];
+const ROUTER: &[&str] = &["router"];
+const STATES: [State; 4] = [
+    State::Initialize,
+    State::Backup,
+    State::Active,
+    State::Fault,
+];
 
 /// All of them, in the order of the output.
 pub const FAMILIES: &[Family] = &[
@@ -192,7 +202,120 @@ pub const FAMILIES: &[Family] = &[
             }
         },
     },
+    Family {
+        name: "futago_vrrp_state",
+        kind: Gauge,
+        labels: &["router", "state"],
+        help: "1 for the state that the virtual router is in, 0 for the others.",
+        samples: |status, out| {
+            for router in routers(status) {
+                for state in STATES.map(State::label) {
+                    out.push(&[&router.name, state], u8::from(router.state == state));
+                }
+            }
+        },
+    },
+    Family {
+        name: "futago_vrrp_priority",
+        kind: Gauge,
+        labels: ROUTER,
+        help: "The priority that the node claims now, after what tracking takes away.",
+        samples: |status, out| {
+            for router in routers(status) {
+                out.push(&[&router.name], router.priority);
+            }
+        },
+    },
+    Family {
+        name: "futago_vrrp_state_seconds_total",
+        kind: Counter,
+        labels: &["router", "state"],
+        help: "Time spent in each state since the daemon started.",
+        samples: |status, out| {
+            for router in routers(status) {
+                for (state, ms) in &router.time_ms {
+                    out.push(&[&router.name, state], *ms as f64 / 1000.0);
+                }
+            }
+        },
+    },
+    Family {
+        name: "futago_vrrp_transitions_total",
+        kind: Counter,
+        labels: &["router", "to", "reason"],
+        help: "Changes of state since the daemon started, by the new state and the reason.",
+        samples: |status, out| {
+            for router in routers(status) {
+                for (to, reasons) in &router.reasons {
+                    for (reason, count) in reasons {
+                        out.push(&[&router.name, to, reason], count);
+                    }
+                }
+            }
+        },
+    },
+    Family {
+        name: "futago_vrrp_notices_total",
+        kind: Counter,
+        labels: &["router", "notice"],
+        help: "What was worth a line in the log without a change of state, such as adverts_missing, rival or stalled.",
+        samples: |status, out| {
+            for router in routers(status) {
+                for (notice, count) in &router.notices {
+                    out.push(&[&router.name, notice], count);
+                }
+            }
+        },
+    },
+    Family {
+        name: "futago_vrrp_adverts_rejected_total",
+        kind: Counter,
+        labels: &["router", "reason"],
+        help: "Adverts that were not used; router is empty for those that belong to no virtual router of this node.",
+        samples: |status, out| {
+            for router in routers(status) {
+                for (reason, count) in &router.rejects {
+                    out.push(&[&router.name, reason], count);
+                }
+            }
+            for (reason, count) in status.election.iter().flat_map(|e| &e.stray_rejects) {
+                out.push(&["", reason], count);
+            }
+        },
+    },
+    Family {
+        name: "futago_vrrp_path_up",
+        kind: Gauge,
+        labels: &["router", "peer", "interface"],
+        help: "1 if the peer's XDP program answers the echo over this interface.",
+        samples: |status, out| {
+            for router in routers(status) {
+                for path in &router.paths {
+                    let labels = [router.name.as_str(), &path.node, &path.interface];
+                    out.push(&labels, u8::from(path.up));
+                }
+            }
+        },
+    },
+    Family {
+        name: "futago_vrrp_realtime",
+        kind: Gauge,
+        labels: &[],
+        help: "1 if the election runs with real-time scheduling.",
+        samples: |status, out| {
+            if let Some(election) = &status.election {
+                out.push(&[], u8::from(election.realtime));
+            }
+        },
+    },
 ];
+
+fn routers(status: &Status) -> impl Iterator<Item = &VirtualRouter> {
+    status
+        .election
+        .iter()
+        .flat_map(|election| &election.routers)
+}
 
 /// The whole answer of `GET /metrics`.
 pub fn render(status: &Status) -> String {

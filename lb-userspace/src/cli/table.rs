@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use lb_core::{drain::Origin, health, model::OnDrainEnd};
 
 use super::output::{bytes, duration, grouped};
-use crate::api::status::{BackendStatus, InterfaceStatus, ReasonStatus, ServiceStatus, Status};
+use crate::{
+    api::status::{BackendStatus, InterfaceStatus, ReasonStatus, ServiceStatus, Status},
+    vrrp::status::{Election, Path, VirtualRouter},
+};
 
 const BAR_CELLS: usize = 10;
 /// Enough to tell configurations apart.
@@ -71,6 +74,12 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
 
     write("", vec![headline(status)]);
     write("", status.interfaces.iter().map(interface).collect());
+    if let Some(election) = &status.election {
+        let rows = election.routers.iter().map(router);
+        write("", vec![vec![left("")]]);
+        write("", core::iter::once(router_head()).chain(rows).collect());
+        write("  ", rejected(election));
+    }
     for service in &status.services {
         write("", vec![vec![left("")], service_line(service)]);
         if let Some(error) = &service.error {
@@ -120,6 +129,77 @@ fn interface(interface: &InterfaceStatus) -> Vec<Cell> {
         left(format!("xdp {}", interface.xdp)).colour(colour),
         left(program),
     ]
+}
+
+fn router_head() -> Vec<Cell> {
+    let head = vec![
+        left("VIRTUAL ROUTER"),
+        left("STATE"),
+        left("FOR"),
+        left("BECAUSE"),
+        right("PRIORITY"),
+        left("INTERFACE"),
+        left("ADDRESSES"),
+        left("ACTIVE HEARD"),
+        left("PEER ANSWERS"),
+    ];
+    head.into_iter().map(|c| c.colour(Colour::Faint)).collect()
+}
+
+fn router(router: &VirtualRouter) -> Vec<Cell> {
+    let colour = match router.state.as_str() {
+        "active" => Colour::Green,
+        "backup" => Colour::Plain,
+        _ => Colour::Red,
+    };
+    let because = if router.stands_down {
+        format!("{}, stands down", router.reason)
+    } else {
+        router.reason.clone()
+    };
+    let addresses: Vec<String> = router.addresses.iter().map(ToString::to_string).collect();
+    let silent = router.paths.iter().any(|path| !path.up);
+    let paths: Vec<String> = router.paths.iter().map(path).collect();
+    let paths = left(paths.join(", "));
+    vec![
+        left(&router.name).colour(Colour::Bold),
+        left(&router.state).colour(colour),
+        left(duration(router.since_ms / 1000)),
+        left(because),
+        right(router.priority.to_string()),
+        left(&router.interface),
+        left(addresses.join(" ")),
+        left(router.peer.map(|peer| peer.to_string()).unwrap_or_default()),
+        if silent {
+            paths.colour(Colour::Red)
+        } else {
+            paths
+        },
+    ]
+}
+
+fn path(path: &Path) -> String {
+    let word = if path.up { "" } else { " silent" };
+    format!("{} {}{word}", path.node, path.interface)
+}
+
+/// Adverts that were not used, a line for each virtual router that has some.
+fn rejected(election: &Election) -> Vec<Vec<Cell>> {
+    let routers = election.routers.iter();
+    let routers = routers.map(|router| (router.name.as_str(), &router.rejects));
+    let stray = [("no virtual router", &election.stray_rejects)];
+    routers
+        .chain(stray)
+        .filter(|(_, rejects)| !rejects.is_empty())
+        .map(|(name, rejects)| {
+            let counts: Vec<String> = rejects
+                .iter()
+                .map(|(reason, count)| format!("{reason} {}", grouped(*count)))
+                .collect();
+            let line = format!("adverts of {name} rejected: {}", counts.join(", "));
+            vec![left(line).colour(Colour::Yellow)]
+        })
+        .collect()
 }
 
 fn service_line(service: &ServiceStatus) -> Vec<Cell> {

@@ -154,6 +154,7 @@ impl Owner {
             .vips
             .remove_leftovers(owner.watcher.netlink(), &wanted)
             .await;
+        owner.remove_macvlans().await;
         owner.hold_vips().await;
         owner.follow_election();
         info!(
@@ -308,7 +309,14 @@ impl Owner {
                 service.backends.iter().filter(up).count()
             })
         };
-        self.elector.track(now, &self.model, healthy);
+        // What is not probed counts as probed.
+        let probed = self
+            .model
+            .services
+            .iter()
+            .flat_map(|service| service.backends.iter().map(|b| (service.key(), b.key())))
+            .all(|id| self.checks.state(&id) != State::Unknown);
+        self.elector.track(now, &self.model, healthy, probed);
     }
 
     pub(super) fn mark(&mut self, service: ServiceKey) {
@@ -396,8 +404,27 @@ impl Owner {
             .follow(&self.model, &self.options.node, &links, &self.dataplane);
     }
 
+    /// Removes interfaces of virtual MAC addresses that the model does not have.
+    async fn remove_macvlans(&self) {
+        let wanted = elector::macvlans(&self.model);
+        match net::macvlan::remove_leftovers(self.watcher.netlink(), &wanted).await {
+            Ok(removed) => removed
+                .iter()
+                .for_each(|name| info!("removed the interface {name}")),
+            Err(error) => warn!("cannot remove an interface of a virtual MAC address: {error}"),
+        }
+    }
+
     fn elected(&mut self, event: vrrp::Event) {
-        elector::report(event, &self.options.node, self.model.pair.hook.as_deref());
+        if let vrrp::Event::Tracked {
+            router,
+            track,
+            well,
+        } = event
+        {
+            self.elector.tracked(router, track, well);
+        }
+        elector::report(event, &self.options.node, &self.model);
     }
 
     /// Hands over, or takes part again when this node is named.
@@ -569,13 +596,23 @@ impl Owner {
             let mut services = self.model.services.iter();
             services.any(|service| service.mode.sees_replies() == replies)
         };
-        let needed = if has(true) {
+        let mut needed = if has(true) {
             sysctl::needed_for_nat(&present, one_arm)?
         } else if has(false) && !one_arm {
             sysctl::needed_for_dsr_gateway(&present)?
         } else {
-            return Ok(());
+            Vec::new()
         };
+        let virtual_macs = self.model.virtual_routers.iter().filter(|r| r.virtual_mac);
+        for router in virtual_macs {
+            let name = router.interface.as_ref().unwrap_or(&node.vip_interface);
+            if links.named(name).is_some() {
+                needed.extend(sysctl::needed_below_macvlan(name)?);
+            }
+        }
+        if needed.is_empty() {
+            return Ok(());
+        }
         self.settings.apply(&needed)
     }
 
@@ -644,6 +681,7 @@ impl Owner {
             self.vips
                 .remove_leftovers(self.watcher.netlink(), &wanted)
                 .await;
+            self.remove_macvlans().await;
         }
         self.hold_vips().await;
         // At once, so that who asked hears of what cannot be written.
@@ -673,6 +711,8 @@ impl Owner {
                     self.elected(event);
                 }
                 self.vips.release_all(self.watcher.netlink()).await;
+                self.model.virtual_routers.clear();
+                self.remove_macvlans().await;
                 self.dataplane
                     .detach()
                     .context("cannot remove the programs")?;

@@ -176,7 +176,8 @@ impl Announcer {
             .try_for_each(|frame| self.send_frame(frame))
     }
 
-    fn send_frame(&self, frame: &[u8]) -> Result<(), AnnounceError> {
+    /// Sends one frame as it is.
+    pub fn send_frame(&self, frame: &[u8]) -> Result<(), AnnounceError> {
         let failed = |source| AnnounceError::Send {
             ifindex: self.ifindex,
             source,

@@ -5,9 +5,11 @@
 pub mod addresses;
 pub mod announce;
 pub mod links;
+pub mod macvlan;
 pub mod neighbours;
 pub mod netlink;
 pub mod next_hop;
+pub mod ping;
 pub mod routes;
 pub mod sysctl;
 pub mod watch;

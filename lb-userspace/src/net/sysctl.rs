@@ -164,6 +164,46 @@ pub fn needed_for_dsr_gateway(interfaces: &[&str]) -> Result<Vec<Needed>, Sysctl
     Ok(needed)
 }
 
+/// What the interface below a virtual MAC address needs: that interface's own, and nobody else's, answers are wanted.
+pub fn needed_below_macvlan(interface: &str) -> Result<Vec<Needed>, SysctlError> {
+    Ok(vec![Needed {
+        only_if: Some("0"),
+        ..Needed::new(
+            Key::new(Family::Ipv4, interface, "arp_ignore")?,
+            "1",
+            "with 0 it answers ARP for the virtual router's addresses too, with its own MAC address beside the virtual one",
+        )
+    }])
+}
+
+/// What the interface of a virtual MAC address needs. It is made by the daemon and removed with it: nothing to put back.
+pub fn needed_by_macvlan(interface: &str) -> Result<Vec<Needed>, SysctlError> {
+    let v4 = |name| Key::new(Family::Ipv4, interface, name);
+    let v6 = |name| Key::new(Family::Ipv6, interface, name);
+    Ok(vec![
+        Needed::new(
+            v4("rp_filter")?,
+            "0",
+            "requests come in by it, and the way back is by the interface below",
+        ),
+        Needed::new(
+            v4("arp_ignore")?,
+            "1",
+            "the addresses of the interface below have another MAC address",
+        ),
+        Needed::new(
+            v6("addr_gen_mode")?,
+            "1",
+            "the link-local address that follows from the virtual MAC address is the virtual router's",
+        ),
+        Needed::new(
+            v6("accept_ra")?,
+            "0",
+            "the interface below listens to routers",
+        ),
+    ])
+}
+
 /// Sets what is not as needed. `report` hears of each change before it is made. On an error, the changes so far are
 /// undone.
 pub fn apply(

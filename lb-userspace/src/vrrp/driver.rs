@@ -18,10 +18,12 @@ use lb_core::{
     vrrp::{
         codec::ChecksumForm,
         echo::{self, Answer, EchoReject, FRAME_LEN, Identity, Lease},
+        frame,
         node::{Node, NodeAction, NodeInput, RouterIndex},
-        router::{Action, Change, Notice, State},
+        router::{Action, Change, Notice, Reason, RouterConfig, State},
         setup::{self, Setup},
         tracking::{Effect, Standing, Track, standing},
+        virtual_mac,
     },
 };
 use tokio::sync::{mpsc, oneshot};
@@ -35,7 +37,7 @@ use super::{
 };
 use crate::{
     dataplane::LeaseTable,
-    net::{Mac, links::Links},
+    net::{Mac, announce::Announcer, links::Links, macvlan},
 };
 
 const BROADCAST: Mac = [0xff; 6];
@@ -51,6 +53,8 @@ struct Seat {
     standing: Option<Standing>,
     reason: String,
     transitions: BTreeMap<&'static str, u64>,
+    /// Of the transitions: new state and reason.
+    reasons: BTreeMap<(&'static str, &'static str), u64>,
     time: BTreeMap<&'static str, Duration>,
     notices: BTreeMap<&'static str, u64>,
 }
@@ -62,6 +66,8 @@ pub(super) struct Driver {
     identity: Identity,
     links: Arc<Links>,
     external: Vec<Vec<bool>>,
+    /// The node's state is complete, or it went on with a role that it had.
+    ready: bool,
     leases: LeaseTable,
     vrrp: Vec<VrrpSocket>,
     echo: Vec<EchoSocket>,
@@ -125,6 +131,7 @@ impl Driver {
                 standing: None,
                 reason: String::new(),
                 transitions: BTreeMap::new(),
+                reasons: BTreeMap::new(),
                 time: BTreeMap::new(),
                 notices: BTreeMap::new(),
             })
@@ -136,7 +143,14 @@ impl Driver {
             .map(|(router, place)| hands::Place {
                 ifindex: place.paths.first().copied().unwrap_or(0),
                 interface: place.interface.clone(),
-                mac: links.named(&place.interface).and_then(|link| link.mac),
+                mac: if router.virtual_mac {
+                    Some(virtual_mac(router.family(), router.id))
+                } else {
+                    links.named(&place.interface).and_then(|link| link.mac)
+                },
+                macvlan: router
+                    .virtual_mac
+                    .then(|| macvlan::name(router.family(), router.id)),
                 addresses: setup::addresses(router),
             })
             .collect::<Vec<_>>();
@@ -169,6 +183,7 @@ impl Driver {
                 .iter()
                 .map(|seat| vec![true; seat.tracks.len()])
                 .collect(),
+            ready: false,
             node,
             seats,
             node_names: model.nodes.keys().map(|name| name.to_string()).collect(),
@@ -204,7 +219,6 @@ impl Driver {
                 "memory is not locked ({error}): give the service CAP_IPC_LOCK, or an advert may wait for a page"
             ));
         }
-        self.restand();
         let now = clock::now();
         let now_ns = nanoseconds(now);
         let leases_held: Vec<bool> = self
@@ -212,6 +226,9 @@ impl Driver {
             .iter()
             .map(|seat| self.leases.lease(seat.key).answers_for_addresses(now_ns))
             .collect();
+        // What has just forwarded is complete; claiming less would make a better node of the other one.
+        self.ready = leases_held.contains(&true);
+        self.restand();
         self.handle(
             now,
             NodeInput::Start {
@@ -330,8 +347,9 @@ impl Driver {
                     self.links = links;
                     self.restand();
                 }
-                Command::Tracks(tracks) => {
+                Command::Tracks { tracks, ready } => {
                     self.external = tracks;
+                    self.ready |= ready;
                     self.restand();
                 }
                 Command::Status(answer) => drop(answer.send(self.status())),
@@ -348,6 +366,8 @@ impl Driver {
                 Command::Resume => self.handle(now, NodeInput::Resume(None)),
                 Command::Shutdown(answer) => {
                     self.stop = Some(answer);
+                    // Of what follows, not of a handover before.
+                    self.succeeded = false;
                     self.handle(now, NodeInput::Shutdown);
                 }
                 Command::Leave => self.ended = true,
@@ -378,13 +398,14 @@ impl Driver {
                 effect: track.lower.map_or(Effect::Fault, Effect::Lower),
                 up: match &track.kind {
                     TrackKind::Interface(name) => has_link(name),
-                    TrackKind::Service { .. } | TrackKind::File(_) => {
-                        external.get(at).copied().unwrap_or(true)
-                    }
+                    TrackKind::Service { .. }
+                    | TrackKind::File(_)
+                    | TrackKind::Script { .. }
+                    | TrackKind::Gateway { .. } => external.get(at).copied().unwrap_or(true),
                 },
             });
             let tracks: Vec<Track> = std::iter::once(own).chain(others).collect();
-            let standing = standing(seat.priority, true, &tracks);
+            let standing = standing(seat.priority, self.ready, &tracks);
             if seat.standing == Some(standing) {
                 continue;
             }
@@ -472,12 +493,12 @@ impl Driver {
         if let Some(seat) = self.seats.get_mut(index) {
             seat.reason = change.reason.label().to_owned();
             *seat.transitions.entry(change.to.label()).or_default() += 1;
+            let why = (change.to.label(), change.reason.label());
+            *seat.reasons.entry(why).or_default() += 1;
             *seat.time.entry(change.from.label()).or_default() += change.lasted;
         }
         if change.from == State::Active {
-            // A shutdown whose time ran out says so by its reason.
-            self.succeeded |=
-                change.reason == lb_core::vrrp::router::Reason::HandedOver || self.stop.is_some();
+            self.succeeded |= change.reason == Reason::HandedOver;
             let left = self.node.routers().any(|r| r.state() == State::Active);
             if !left && let Some(answer) = self.handover.take() {
                 let _ = answer.send(Ok(()));
@@ -506,7 +527,13 @@ impl Driver {
             let sent = advert
                 .encode(&config.primary, &destination)
                 .map_err(io::Error::other)
-                .and_then(|payload| socket.send(config.primary, destination, &payload));
+                .and_then(|payload| {
+                    if config.virtual_mac {
+                        self.send_from_virtual_mac(config, socket.ifindex, &payload)
+                    } else {
+                        socket.send(config.primary, destination, &payload)
+                    }
+                });
             if let Err(error) = sent {
                 failure = Some((destination, error));
             }
@@ -523,6 +550,20 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn send_from_virtual_mac(
+        &self,
+        config: &RouterConfig,
+        ifindex: u32,
+        payload: &[u8],
+    ) -> io::Result<()> {
+        let family = config.family();
+        let mac = virtual_mac(family, config.vrid);
+        let frame = frame::frame(family, mac, &config.primary, payload)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let announcer = Announcer::open(ifindex).map_err(io::Error::other)?;
+        announcer.send_frame(&frame).map_err(io::Error::other)
     }
 
     fn ask(&mut self, peer: u8, path: u8, frame: &[u8; FRAME_LEN]) {
@@ -592,6 +633,7 @@ impl Driver {
                             .to_owned()
                         }),
                         transitions: named(&seat.transitions, |count| *count),
+                        reasons: reasons(&seat.reasons),
                         time_ms: named(&time, |time| milliseconds(*time)),
                         notices: named(&seat.notices, |count| *count),
                         paths: self
@@ -638,6 +680,17 @@ fn named<T>(
         .iter()
         .map(|(name, count)| ((*name).to_owned(), value(count)))
         .collect()
+}
+
+fn reasons(
+    counts: &BTreeMap<(&'static str, &'static str), u64>,
+) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut by_state: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for ((state, reason), count) in counts {
+        let of_state = by_state.entry((*state).to_owned()).or_default();
+        of_state.insert((*reason).to_owned(), *count);
+    }
+    by_state
 }
 
 fn rejects(counts: &lb_core::vrrp::reject::Rejects) -> BTreeMap<String, u64> {

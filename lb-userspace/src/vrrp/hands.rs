@@ -10,6 +10,7 @@ use crate::net::{
     Mac,
     addresses::{self, Added},
     announce::{Announcement, Announcer, ArpForm},
+    macvlan,
     netlink::Netlink,
 };
 
@@ -18,7 +19,10 @@ use crate::net::{
 pub struct Place {
     pub ifindex: u32,
     pub interface: String,
+    /// What is announced.
     pub mac: Option<Mac>,
+    /// With a virtual MAC address: the interface above this one that the addresses are on.
+    pub macvlan: Option<String>,
     pub addresses: Vec<IpAddr>,
 }
 
@@ -86,36 +90,41 @@ async fn work(
     events: &tokio_mpsc::UnboundedSender<Event>,
 ) {
     let trouble = |text: String| drop(events.send(Event::Trouble(text)));
+    let holders = prepare(places, netlink, &trouble).await;
     // Added by a kernel that keeps no mark.
     let mut unmarked: BTreeSet<(u32, IpAddr)> = BTreeSet::new();
     while let Ok(task) = inbox.recv() {
         let (Task::Take(index) | Task::Release(index) | Task::Announce(index)) = task;
-        let Some(place) = places.get(index) else {
+        let (Some(place), Some(&holder)) = (places.get(index), holders.get(index)) else {
             continue;
         };
+        // Up before it gets addresses and down after they are gone: the kernel drops IPv6 addresses of an interface that is down.
+        if matches!(task, Task::Take(_)) {
+            set_macvlan(place, holder, netlink, true, &trouble).await;
+        }
         for &address in &place.addresses {
-            let at = (place.ifindex, address);
+            let at = (holder, address);
             match task {
-                Task::Take(_) => match addresses::add(netlink, place.ifindex, address).await {
+                Task::Take(_) => match addresses::add(netlink, holder, address).await {
                     Ok(Added::Unmarked) => drop(unmarked.insert(at)),
                     Ok(_) => {}
                     Err(error) => {
                         trouble(format!(
                             "cannot add {address} to {}: {error}",
-                            place.interface
+                            place.holder()
                         ));
                     }
                 },
                 Task::Release(_) => {
                     let removed = if unmarked.remove(&at) {
-                        addresses::remove_unmarked(netlink, place.ifindex, address).await
+                        addresses::remove_unmarked(netlink, holder, address).await
                     } else {
-                        addresses::remove(netlink, place.ifindex, address).await
+                        addresses::remove(netlink, holder, address).await
                     };
                     if let Err(error) = removed {
                         trouble(format!(
                             "cannot remove {address} from {}: {error}",
-                            place.interface
+                            place.holder()
                         ));
                     }
                 }
@@ -129,6 +138,70 @@ async fn work(
                 }
             }
         }
+        if matches!(task, Task::Release(_)) {
+            set_macvlan(place, holder, netlink, false, &trouble).await;
+        }
+    }
+}
+
+impl Place {
+    /// The interface that the addresses are on.
+    fn holder(&self) -> &str {
+        self.macvlan.as_ref().unwrap_or(&self.interface)
+    }
+}
+
+/// Makes the interfaces that are missing, and takes the addresses from where an earlier configuration had them; the number
+/// of the interface that each router's addresses are on.
+async fn prepare(places: &[Place], netlink: &Netlink, trouble: &impl Fn(String)) -> Vec<u32> {
+    let mut holders = Vec::with_capacity(places.len());
+    for place in places {
+        let holder = match (&place.macvlan, place.mac) {
+            (Some(name), Some(mac)) => macvlan::ensure(netlink, place.ifindex, name, mac).await,
+            _ => Ok(place.ifindex),
+        };
+        holders.push(holder.unwrap_or_else(|error| {
+            trouble(format!(
+                "no virtual MAC address on {}: {error}",
+                place.interface
+            ));
+            place.ifindex
+        }));
+    }
+    match addresses::ours(netlink).await {
+        Ok(found) => {
+            for (ifindex, address) in found {
+                let elsewhere = places.iter().zip(&holders).any(|(place, &holder)| {
+                    place.addresses.contains(&address) && holder != ifindex
+                });
+                if elsewhere && let Err(error) = addresses::remove(netlink, ifindex, address).await
+                {
+                    trouble(format!(
+                        "cannot remove {address} from where it was before: {error}"
+                    ));
+                }
+            }
+        }
+        Err(error) => trouble(format!(
+            "cannot look for addresses of an earlier run: {error}"
+        )),
+    }
+    holders
+}
+
+async fn set_macvlan(
+    place: &Place,
+    holder: u32,
+    netlink: &Netlink,
+    up: bool,
+    trouble: &impl Fn(String),
+) {
+    if place.macvlan.is_none() || holder == place.ifindex {
+        return;
+    }
+    if let Err(error) = macvlan::set_up(netlink, holder, up).await {
+        let word = if up { "up" } else { "down" };
+        trouble(format!("cannot set {} {word}: {error}", place.holder()));
     }
 }
 

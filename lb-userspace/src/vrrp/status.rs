@@ -37,6 +37,9 @@ pub struct VirtualRouter {
     pub peer_checksum: Option<String>,
     /// How often each state was entered.
     pub transitions: BTreeMap<String, u64>,
+    /// How often each state was entered, by reason.
+    #[serde(default)]
+    pub reasons: BTreeMap<String, BTreeMap<String, u64>>,
     /// Time spent in each state, the present one included, in milliseconds.
     pub time_ms: BTreeMap<String, u64>,
     /// How often something was worth a notice.

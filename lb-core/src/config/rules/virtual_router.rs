@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     config::{
@@ -10,7 +10,10 @@ use crate::{
         file::{self, File},
         reader::At,
     },
-    model::{DEFAULT_PRIORITY, NodeName, Pair, ServiceName, Track, TrackKind, VirtualRouter},
+    model::{
+        DEFAULT_PRIORITY, NodeName, Pace, Pair, ServiceName, Track, TrackKind, Unmatched,
+        VirtualRouter,
+    },
     vrrp::{Family, codec::Version},
 };
 
@@ -61,6 +64,56 @@ pub(super) fn pair(written: Option<&file::Pair>, sink: &Sink) -> Pair {
         echo: wanted.map_or(written.key.is_some(), |echo| echo.value),
         key: written.key.as_ref().map(|key| key.value.clone()),
         hook: written.hook.as_ref().map(|hook| hook.value.clone()),
+    }
+}
+
+/// What `accept = false` means for packets to the services' VIPs that no service has.
+pub(super) fn accept(
+    file: &File,
+    routers: Option<&[VirtualRouter]>,
+    unmatched: &mut HashMap<IpAddr, Unmatched>,
+    sink: &Sink,
+) {
+    let written = file.virtual_routers.iter();
+    let refusing = written
+        .zip(routers.unwrap_or_default())
+        .filter(|(_, router)| !router.accept);
+    for (written, router) in refusing {
+        let span = written
+            .accept
+            .as_ref()
+            .map_or_else(|| written.header.clone(), |accept| accept.span.clone());
+        for vip in &router.vips {
+            let services = file.services.iter();
+            let mut services =
+                services.filter(|s| s.vip.as_ref().is_some_and(|own| own.value == *vip));
+            let Some(first) = services.next() else {
+                sink.push(
+                    Diagnostic::warning(
+                        span.clone(),
+                        format!("`accept = false` does not hold for {vip}, which no service has"),
+                    )
+                    .label("the host takes its packets")
+                    .help("keep them away by the host's firewall"),
+                );
+                continue;
+            };
+            let passes = core::iter::once(first)
+                .chain(services)
+                .filter_map(|service| service.unmatched.as_ref())
+                .find(|word| word.value == Unmatched::Pass);
+            if let Some(word) = passes {
+                sink.push(
+                    Diagnostic::error(
+                        word.span.clone(),
+                        format!("`unmatched = \"pass\"` for {vip}, which is not accepted"),
+                    )
+                    .label("write \"drop\" or \"reject\", or remove it")
+                    .related(span.clone(), "accept = false"),
+                );
+            }
+            unmatched.entry(*vip).or_insert(Unmatched::Drop);
+        }
     }
 }
 
@@ -125,6 +178,17 @@ fn router(
         }
         peers.value.iter().map(|peer| peer.value).collect()
     });
+    let virtual_mac = written.virtual_mac.as_ref()?;
+    if virtual_mac.value && !peers.is_empty() {
+        sink.push(
+            Diagnostic::error(
+                virtual_mac.span.clone(),
+                "a virtual MAC address without multicast",
+            )
+            .label("not together with `peers`")
+            .help("switches learn from the multicast adverts behind which port it is; without them they would send its packets everywhere"),
+        );
+    }
     let millis = |at: &At<u32>| Duration::from_millis(at.value.into());
     let refresh = written.announce_refresh_s.as_ref()?.value;
     Some(VirtualRouter {
@@ -147,6 +211,8 @@ fn router(
         announce_gap: millis(written.announce_gap_ms.as_ref()?),
         announce_refresh: (refresh > 0).then(|| Duration::from_secs(refresh.into())),
         sync_group: written.sync_group.as_ref().map(|group| group.value.clone()),
+        virtual_mac: virtual_mac.value,
+        accept: written.accept.as_ref()?.value,
         tracks: tracks.into_iter().collect::<Option<_>>()?,
     })
 }
@@ -313,12 +379,23 @@ fn priority(
 
 fn track(written: &file::Track, file: &File, sink: &Sink) -> Option<Track> {
     let lower = written.lower.as_ref().map(|lower| lower.value);
-    let kind = match (&written.interface, &written.service, &written.file) {
-        (Some(name), None, None) => {
+    let pace = Pace {
+        interval: Duration::from_millis(written.interval_ms.as_ref()?.value.into()),
+        fall: written.fall.as_ref()?.value,
+        rise: written.rise.as_ref()?.value,
+    };
+    let kind = match (
+        &written.interface,
+        &written.service,
+        &written.file,
+        &written.script,
+        &written.gateway,
+    ) {
+        (Some(name), None, None, None, None) => {
             super::check_interface_name(name, sink);
             TrackKind::Interface(name.value.clone())
         }
-        (None, Some(name), None) => {
+        (None, Some(name), None, None, None) => {
             let known = file
                 .services
                 .iter()
@@ -338,14 +415,31 @@ fn track(written: &file::Track, file: &File, sink: &Sink) -> Option<Track> {
                 min_healthy: written.min_healthy.as_ref()?.value,
             }
         }
-        (None, None, Some(path)) => TrackKind::File(path.value.clone()),
+        (None, None, Some(path), None, None) => TrackKind::File(path.value.clone()),
+        (None, None, None, Some(program), None) => TrackKind::Script {
+            program: program.value.clone(),
+            pace,
+        },
+        (None, None, None, None, Some(address)) if matches!(address.value, IpAddr::V6(v6) if v6.is_unicast_link_local()) =>
+        {
+            sink.push(
+                Diagnostic::error(address.span.clone(), "a link-local gateway cannot be asked")
+                    .label("it means another host on each interface")
+                    .help("name another address of the gateway, or watch it by a `script`"),
+            );
+            return None;
+        }
+        (None, None, None, None, Some(address)) => TrackKind::Gateway {
+            address: address.value,
+            pace,
+        },
         _ => {
             sink.push(
                 Diagnostic::error(
                     written.header.clone(),
                     "a [[virtual_router.track]] watches exactly one thing",
                 )
-                .label("write one of `interface`, `service` and `file`"),
+                .label("write one of `interface`, `service`, `file`, `script` and `gateway`"),
             );
             return None;
         }
@@ -580,5 +674,91 @@ key = "0123456789abcdef"
             let report = refused(&more).to_string();
             assert!(report.contains(reason), "{more}\n{report}");
         }
+    }
+
+    #[test]
+    fn a_virtual_mac_address_needs_multicast() {
+        let router = |more: &str| {
+            format!(
+                "\n[[virtual_router]]\nid = 51\nvips = [\"192.0.2.10\"]\n{more}\n[[virtual_router]]\nid = 52\n"
+            )
+        };
+        assert!(model(&router("virtual_mac = true")).virtual_routers[0].virtual_mac);
+        let report = refused(&router("virtual_mac = true\npeers = [\"192.0.2.2\"]"));
+        assert!(
+            report
+                .to_string()
+                .contains("a virtual MAC address without multicast"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_accepted_is_dropped_unless_the_services_say_otherwise() {
+        use crate::model::Unmatched;
+
+        let router = "\n[[virtual_router]]\nid = 51\nvips = [\"192.0.2.10\"]\naccept = false\n[[virtual_router]]\nid = 52\n";
+        let services = model(router).services;
+        assert_eq!(services[0].unmatched, Unmatched::Drop);
+        assert_eq!(services[1].unmatched, Unmatched::Pass, "another router's");
+        let written = |word: &str| {
+            let base = BASE.replacen(
+                "port = 80",
+                &format!("port = 80\nunmatched = \"{word}\""),
+                1,
+            );
+            parse("test.toml", &format!("{base}{router}"))
+        };
+        let loaded = written("reject").unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(loaded.model.services[0].unmatched, Unmatched::Reject);
+        let report = written("pass").expect_err("refused");
+        assert!(
+            report.to_string().contains("which is not accepted"),
+            "{report}"
+        );
+        let more = router.replace("10\"]", "10\", \"192.0.2.1\"]");
+        let loaded = parse("test.toml", &format!("{BASE}{more}"));
+        let loaded = loaded.unwrap_or_else(|report| panic!("{report}"));
+        assert!(
+            loaded
+                .warnings
+                .to_string()
+                .contains("does not hold for 192.0.2.1"),
+            "{}",
+            loaded.warnings
+        );
+    }
+
+    #[test]
+    fn scripts_and_gateways_are_asked_at_their_pace() {
+        use core::time::Duration;
+
+        let tracks = |more: &str| {
+            format!(
+                "\n[[virtual_router]]\nid = 51\nvips = [\"192.0.2.10\"]\n[[virtual_router.track]]\n{more}\n[[virtual_router]]\nid = 52\n"
+            )
+        };
+        let track = |more: &str| {
+            model(&tracks(more)).virtual_routers[0].tracks[0]
+                .kind
+                .clone()
+        };
+        let TrackKind::Script { program, pace } =
+            track("script = \"/bin/true\"\ninterval_ms = 500\nfall = 1")
+        else {
+            panic!("not a script");
+        };
+        assert_eq!(program, "/bin/true");
+        assert_eq!(
+            (pace.interval, pace.fall, pace.rise),
+            (Duration::from_millis(500), 1, 2)
+        );
+        let kind = track("gateway = \"192.0.2.1\"");
+        assert!(
+            matches!(kind, TrackKind::Gateway { pace, .. } if pace.fall == 3),
+            "{kind:?}"
+        );
+        let report = refused(&tracks("gateway = \"192.0.2.1\"\nscript = \"/bin/true\""));
+        assert!(report.to_string().contains("exactly one thing"), "{report}");
     }
 }

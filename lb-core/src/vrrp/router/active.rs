@@ -112,7 +112,7 @@ impl Router {
             && now >= leaving.until
         {
             if leaving.stop {
-                return self.succeed(None, out);
+                return self.stop_unheard(out);
             }
             active.leaving = None;
             active.next_advert = now;
@@ -205,7 +205,7 @@ impl Router {
         }
     }
 
-    /// The end of a planned handover: a successor was heard, or a shutdown has waited long enough.
+    /// The end of a planned handover or shutdown: a successor was heard.
     pub(super) fn succeed(&mut self, heard: Option<Heard>, out: &mut Vec<Action>) {
         let Phase::Active(Active {
             leaving: Some(leaving),
@@ -216,15 +216,21 @@ impl Router {
         };
         if leaving.stop {
             out.push(Action::Release);
-            self.stop(out);
+            self.stop(Reason::HandedOver, out);
         } else {
             self.stands_down = true;
             self.lose(heard, Reason::HandedOver, out);
         }
     }
 
-    pub(super) fn stop(&mut self, out: &mut Vec<Action>) {
-        self.enter(Phase::Initialize, Reason::Shutdown, out);
+    /// The end of a shutdown that no successor answered.
+    pub(super) fn stop_unheard(&mut self, out: &mut Vec<Action>) {
+        out.push(Action::Release);
+        self.stop(Reason::Shutdown, out);
+    }
+
+    pub(super) fn stop(&mut self, reason: Reason, out: &mut Vec<Action>) {
+        self.enter(Phase::Initialize, reason, out);
         out.push(Action::Stopped);
     }
 }

@@ -25,8 +25,6 @@ pub struct RouterConfig {
     /// v3: 10 ms to 40.95 s in steps of 10 ms; v2: whole seconds.
     pub interval: Duration,
     pub preempt: Preempt,
-    /// Whether the active accepts packets to the addresses for itself (RFC 9568 §6.1 Accept_Mode).
-    pub accept: bool,
     /// Use 00-00-5E-00-01-VRID as the addresses' MAC.
     pub virtual_mac: bool,
     pub announce: AnnounceConfig,

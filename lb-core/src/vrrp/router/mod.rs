@@ -335,7 +335,7 @@ impl Router {
                     matches!(&self.phase, Phase::Active(a) if a.leaving.is_some_and(|l| l.stop));
                 self.enter(Phase::Fault, Reason::Fault, out);
                 if stopping {
-                    self.stop(out);
+                    self.stop(Reason::Shutdown, out);
                 }
             }
             State::Backup => {

@@ -42,8 +42,10 @@ impl Router {
             Phase::Initialize | Phase::Fault => {}
             Phase::Active(active) => {
                 out.push(Action::Notice(Notice::Stalled(late)));
-                if active.leaving.is_some() {
-                    return self.succeed(None, out);
+                match active.leaving {
+                    Some(leaving) if leaving.stop => return self.stop_unheard(out),
+                    Some(_) => return self.succeed(None, out),
+                    None => {}
                 }
                 if !echoed {
                     return self.lose(None, Reason::Stalled, out);

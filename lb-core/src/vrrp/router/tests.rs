@@ -25,7 +25,6 @@ fn config() -> RouterConfig {
         priority: 100,
         interval: 100 * MS,
         preempt: Preempt::After(Duration::ZERO),
-        accept: true,
         virtual_mac: false,
         announce: AnnounceConfig::default(),
         lease: 3000 * MS,
@@ -318,6 +317,20 @@ fn a_shutdown_is_not_turned_into_a_handover_and_a_handover_can_be_called_off() {
     bench.at(40, Input::Handover);
     assert_eq!(bench.hear(50, PEER, 1), [Action::Release, Action::Stopped]);
     assert_eq!(bench.router.state(), State::Initialize);
+    assert_eq!(bench.reason(), Some(Reason::HandedOver));
+
+    let mut alone = Bench::active();
+    alone.at(10, Input::Shutdown);
+    let end = timing::handover_wait(Version::V3, 100 * MS).as_millis() as u32 + 11;
+    let mut ended = Vec::new();
+    for ms in (100..=end).step_by(50).chain([end]) {
+        ended.extend(alone.at(ms, Input::Timer));
+    }
+    assert!(
+        ended.ends_with(&[Action::Release, Action::Stopped]),
+        "{ended:?}"
+    );
+    assert_eq!(alone.reason(), Some(Reason::Shutdown), "nobody was heard");
 }
 
 #[test]
