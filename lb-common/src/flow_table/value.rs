@@ -38,6 +38,8 @@ impl Flags {
     pub const FROM_CLIENT: Self = Self(1);
     /// Written by the peer, not by a packet.
     pub const SYNCED: Self = Self(2);
+    /// Of two entries that belong together, the server's: it has sent a packet.
+    pub const ANSWERED: Self = Self(4);
 
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
