@@ -35,6 +35,8 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// `None`: backends count as healthy.
     pub check: Option<Check>,
+    /// Further lines of its section.
+    pub keys: String,
 }
 
 /// A backend of a [`Service`], on the service's port.
@@ -97,6 +99,7 @@ impl Service {
                 .map(address)
                 .collect::<Result<_>>()?,
             check: Some(Check::quick(vip.port())),
+            keys: String::new(),
         })
     }
 
@@ -129,6 +132,7 @@ pub fn configuration(host: &Host, services: &[Service]) -> String {
             mode,
             backends,
             check,
+            keys,
         } = service;
         let (mode, encap) = mode.words();
         let _ = write!(
@@ -139,6 +143,9 @@ pub fn configuration(host: &Host, services: &[Service]) -> String {
         );
         if let Some(encap) = encap {
             let _ = writeln!(text, "encap = \"{encap}\"");
+        }
+        if !keys.is_empty() {
+            let _ = writeln!(text, "{keys}");
         }
         text.push_str("backend = [\n");
         for Backend { address, weight } in backends {

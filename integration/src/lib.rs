@@ -10,6 +10,7 @@
 
 pub mod capture;
 mod claim;
+pub mod crowd;
 pub mod daemon;
 mod error;
 mod host;
