@@ -27,6 +27,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const NUMBER_BYTES: usize = 8;
 /// For one connection to be opened, on a busy machine.
 const OPENING: Duration = Duration::from_secs(10);
+/// The server greets whoever has come since its last turn: who opens one after the other waits that long for each.
+const OPENED_AT_ONCE: usize = 200;
 
 /// A server for a [`Crowd`]: the host's name and a newline when a connection opens, then every byte as it came. Dropping it closes
 /// its connections.
@@ -41,16 +43,18 @@ impl Hall {
     /// # Errors
     /// The address cannot be bound.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
+        host.enter(|| Self::here(host.name(), address))?
+    }
+
+    /// In the namespace of the calling thread, under this name.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn here(name: &str, address: SocketAddr) -> Result<Self> {
         allow_many_files()?;
-        let listener = host
-            .enter(|| listen(address))?
-            .context(|| format!("bind {address} in {}", host.name()))?;
+        let listener = listen(address).context(|| format!("bind {address} in {name}"))?;
         let (stop, open) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let (name, s, o) = (
-            format!("{}\n", host.name()),
-            Arc::clone(&stop),
-            Arc::clone(&open),
-        );
+        let (name, s, o) = (format!("{name}\n"), Arc::clone(&stop), Arc::clone(&open));
         Ok(Self {
             stop,
             open,
@@ -138,14 +142,25 @@ struct Member {
 }
 
 impl Crowd {
-    /// Opens `count` connections from `client` one after the other, and has them talk from then on.
+    /// Opens `count` connections from `client`, some at a time, and has them talk from then on.
     ///
     /// # Errors
     /// One cannot be opened, or is not greeted.
     pub fn open(client: &Host, to: SocketAddr, count: usize) -> Result<Self> {
         allow_many_files()?;
-        let opened: io::Result<Vec<Member>> =
-            client.enter(|| (0..count).map(|_| Member::open(to)).collect())?;
+        let opened: io::Result<Vec<Member>> = client.enter(|| {
+            let mut members = Vec::with_capacity(count);
+            while members.len() < count {
+                let some = OPENED_AT_ONCE.min(count - members.len());
+                let streams: Vec<TcpStream> = (0..some)
+                    .map(|_| TcpStream::connect_timeout(&to, OPENING))
+                    .collect::<io::Result<_>>()?;
+                for stream in streams {
+                    members.push(Member::greeted(stream)?);
+                }
+            }
+            Ok(members)
+        })?;
         let opened = opened.context(|| format!("open {count} connections to {to}"))?;
         let (members, stop) = (Arc::new(Mutex::new(opened)), Arc::<AtomicBool>::default());
         let (m, s) = (Arc::clone(&members), Arc::clone(&stop));
@@ -250,8 +265,8 @@ fn reason(error: &io::Error) -> String {
 }
 
 impl Member {
-    fn open(to: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, OPENING)?;
+    /// Waits for the greeting.
+    fn greeted(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(OPENING))?;
         let mut member = Self {
@@ -311,7 +326,9 @@ fn allow_many_files() -> Result<()> {
     let raise = || {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         if soft < WANTED {
-            setrlimit(Resource::RLIMIT_NOFILE, WANTED, hard.max(WANTED))?;
+            // Only some may have more than the system's limit; opening too many says so soon enough.
+            setrlimit(Resource::RLIMIT_NOFILE, WANTED, hard.max(WANTED))
+                .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard.min(WANTED), hard))?;
         }
         nix::Result::Ok(())
     };

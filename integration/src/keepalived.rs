@@ -103,7 +103,12 @@ impl Keepalived {
             ("--pid", "keepalived.pid"),
             ("--vrrp_pid", "keepalived-vrrp.pid"),
         ] {
-            command.arg(option).arg(files.join(name));
+            let path = files.join(name);
+            if option != "--use-file" {
+                // Of one that was killed: its number may be another process's now, which would be taken for it.
+                let _ = fs::remove_file(&path);
+            }
+            command.arg(option).arg(path);
         }
         let mut process = host.spawn_command(command)?;
         process.wait_for("Entering BACKUP STATE", PATIENCE)?;

@@ -243,15 +243,34 @@ impl Lab {
     /// # Errors
     /// No such host or interface, nftables is missing, or that direction is cut already.
     pub fn cut(&self, host: &str, interface: &str, direction: Direction) -> Result<()> {
-        let (switch, table, hook, port) = self.cut_place(host, interface, direction)?;
-        let device = format!("\"{port}\"");
-        switch.run(
-            "nft",
-            &[format!(
-                "create table netdev {table}; add chain netdev {table} lose {{ type filter hook {hook} device {device} priority 0; }}; add rule netdev {table} lose drop"
-            )],
-        )?;
+        let (switch, commands) = self.cut_commands(host, interface, direction)?;
+        switch.run("nft", &[commands])?;
         Ok(())
+    }
+
+    /// As [`cut`](Self::cut), both directions in one moment; to be mended one by one.
+    ///
+    /// # Errors
+    /// See [`cut`](Self::cut).
+    pub fn cut_off(&self, host: &str, interface: &str) -> Result<()> {
+        let (_, from) = self.cut_commands(host, interface, Direction::FromHost)?;
+        let (switch, to) = self.cut_commands(host, interface, Direction::ToHost)?;
+        // One call is one transaction.
+        switch.run("nft", &[format!("{from}; {to}")])?;
+        Ok(())
+    }
+
+    fn cut_commands(
+        &self,
+        host: &str,
+        interface: &str,
+        direction: Direction,
+    ) -> Result<(&Host, String)> {
+        let (switch, table, hook, port) = self.cut_place(host, interface, direction)?;
+        let commands = format!(
+            "create table netdev {table}; add chain netdev {table} lose {{ type filter hook {hook} device \"{port}\" priority 0; }}; add rule netdev {table} lose drop"
+        );
+        Ok((switch, commands))
     }
 
     /// Undoes [`cut`](Self::cut).

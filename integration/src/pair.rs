@@ -11,28 +11,27 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_core::model::Mode;
+
 use crate::{
     daemon::{Daemon, bpf_dir},
     error::Result,
     host::{Host, Role},
     lab::{Direction, Lab, Link},
+    real_server,
     server::Echo,
     topology::{Segments, ServersAre, Topology, VIP4},
 };
 
-/// Port of the service.
+/// Port of the UDP service.
 pub const PORT: u16 = 7;
+/// Port of the TCP service.
+pub const CROWD_PORT: u16 = 9;
 /// The other way between the nodes: a cable of their own.
 pub const SYNC: &str = "sync";
 
-/// In the order in which they are cut: what leaves by the service's interface goes first of its two directions, so that
-/// adverts, echo and forwarding end in one moment.
-const CABLES: [(&str, Direction); 4] = [
-    ("eth1", Direction::ToHost),
-    ("eth1", Direction::FromHost),
-    ("eth0", Direction::FromHost),
-    ("eth0", Direction::ToHost),
-];
+/// Interfaces of a node, the service's last: with it, adverts, echo and forwarding end in one moment.
+const CABLES: [&str; 2] = ["eth1", "eth0"];
 
 /// How the pair is configured.
 #[derive(Clone, Copy, Debug)]
@@ -40,13 +39,15 @@ pub struct Options {
     pub interval_ms: u32,
     /// With the echo over the service's interface and the cable between the nodes.
     pub echo: bool,
+    /// Of both services.
+    pub mode: Mode,
 }
 
-/// A client, two nodes, two servers that answer directly (`l2-dsr`).
+/// A client, two nodes, two servers.
 pub struct Pair {
     pub daemons: BTreeMap<&'static str, Daemon>,
     pub options: Options,
-    _servers: Vec<Echo>,
+    servers: Vec<Echo>,
     pub lab: Lab,
 }
 
@@ -56,11 +57,13 @@ impl Pair {
     /// # Errors
     /// Something does not start.
     pub fn start(name: &str, options: Options) -> Result<Self> {
-        let mut lab = Topology::new(Segments::One)
-            .balancers(2)
-            .servers(2)
-            .servers_are(ServersAre::L2Dsr(vec![VIP4]))
-            .build(name)?;
+        let topology = Topology::new(Segments::One).balancers(2).servers(2);
+        let mut lab = match options.mode {
+            Mode::Nat => topology.floating_gateway(),
+            Mode::L2Dsr => topology.servers_are(ServersAre::L2Dsr(vec![VIP4])),
+            _ => topology.servers_are(ServersAre::Plain),
+        }
+        .build(name)?;
         lab.add_switch(SYNC)?;
         for (number, host) in [(2, "lb1"), (3, "lb2")] {
             lab.connect(
@@ -69,18 +72,21 @@ impl Pair {
                 &Link::new().mac(format!("02:00:00:00:03:{number:02}")),
             )?;
         }
-        let vip = Self::service();
-        let servers = lab
-            .hosts_of(Role::Server)
-            .map(|server| Echo::start(server, &[vip]))
-            .collect::<Result<_>>()?;
         let mut pair = Self {
             daemons: BTreeMap::new(),
             options,
-            _servers: servers,
+            servers: Vec::new(),
             lab,
         };
         let text = pair.configuration()?;
+        if !matches!(options.mode, Mode::Nat | Mode::L2Dsr) {
+            for server in pair.lab.hosts_of(Role::Server) {
+                real_server::set_up(server, &text)?;
+            }
+        }
+        for (host, address) in pair.server_addresses(PORT)? {
+            pair.servers.push(Echo::start(&host, &[address])?);
+        }
         for node in ["lb1", "lb2"] {
             let daemon = Daemon::start(pair.lab.host(node)?, &text, &[])?;
             pair.daemons.insert(node, daemon);
@@ -94,25 +100,54 @@ impl Pair {
         SocketAddr::new(VIP4, PORT)
     }
 
+    /// Where a crowd of TCP connections goes.
+    pub const fn crowd() -> SocketAddr {
+        SocketAddr::new(VIP4, CROWD_PORT)
+    }
+
+    /// Where each server receives what is sent to this port of the VIP.
+    ///
+    /// # Errors
+    /// A server has no address.
+    pub fn server_addresses(&self, port: u16) -> Result<Vec<(Host, SocketAddr)>> {
+        let at = |host: &Host| {
+            let address = match self.options.mode {
+                Mode::Nat => host.ipv4()?,
+                _ => VIP4,
+            };
+            Ok((host.clone(), SocketAddr::new(address, port)))
+        };
+        self.lab.hosts_of(Role::Server).map(at).collect()
+    }
+
     fn configuration(&self) -> Result<String> {
         let mut text = String::new();
+        // The servers' gateway goes where the VIP is.
+        let gateway = match self.options.mode {
+            Mode::Nat => ", \"10.0.2.1\"",
+            _ => "",
+        };
         for (node, priority) in [("lb1", 150), ("lb2", 100)] {
             text += &format!(
                 "[node.{node}]\ninterfaces = [\"eth0\", \"eth1\"]\npriority = {priority}\necho_interfaces = [\"eth1\"]\n"
             );
         }
         text += &format!(
-            "[[virtual_router]]\nid = 51\ninterval_ms = {}\n[dataplane]\nxdp = \"native\"\nslots = 4093\n",
+            "[[virtual_router]]\nid = 51\ninterval_ms = {}\nvips = [\"{VIP4}\"{gateway}]\n[dataplane]\nxdp = \"native\"\nslots = 4093\n",
             self.options.interval_ms
         );
         if self.options.echo {
             text += "[pair]\nkey = \"the key of the laboratory\"\n";
         }
-        text += &format!(
-            "[[service]]\nname = \"echo\"\nvip = \"{VIP4}\"\nport = {PORT}\nprotocol = \"udp\"\nmode = \"l2-dsr\"\n"
-        );
-        for server in self.lab.hosts_of(Role::Server) {
-            text += &format!("[[service.backend]]\naddress = \"{}\"\n", server.ipv4()?);
+        let (mode, encap) = self.options.mode.words();
+        let encap = encap.map_or_else(String::new, |encap| format!("encap = \"{encap}\"\n"));
+        for (name, port, protocol) in [("echo", PORT, "udp"), ("crowd", CROWD_PORT, "tcp")] {
+            text += &format!(
+                "[[service]]\nname = \"{name}\"\nvip = \"{VIP4}\"\nport = {port}\nprotocol = \"{protocol}\"\nmode = \"{mode}\"\n{encap}"
+            );
+            for server in self.lab.hosts_of(Role::Server) {
+                text += &format!("[[service.backend]]\naddress = \"{}\"\n", server.ipv4()?);
+            }
         }
         Ok(text)
     }
@@ -154,8 +189,8 @@ impl Pair {
     /// # Errors
     /// The lab is broken.
     pub fn die(&mut self, node: &'static str) -> Result<()> {
-        for (interface, direction) in CABLES {
-            self.lab.cut(node, interface, direction)?;
+        for interface in CABLES {
+            self.lab.cut_off(node, interface)?;
         }
         if let Some(mut daemon) = self.daemons.remove(node) {
             daemon.process.kill()?;
@@ -174,8 +209,9 @@ impl Pair {
     /// The lab is broken or the daemon does not start.
     pub fn boot(&mut self, node: &'static str) -> Result<()> {
         let _ = std::fs::remove_dir_all(bpf_dir(self.lab.host(node)?));
-        for (interface, direction) in CABLES {
-            self.lab.mend(node, interface, direction)?;
+        for interface in CABLES {
+            self.lab.mend(node, interface, Direction::FromHost)?;
+            self.lab.mend(node, interface, Direction::ToHost)?;
         }
         self.start_again(node)
     }

@@ -13,7 +13,10 @@ pub struct Args {
 
 /// Builds and runs `program`.
 pub fn run(program: &str, args: Args) -> Result<()> {
-    packages::ensure(packages::Use::Demo)?;
+    packages::ensure(match program {
+        "drill" => packages::Use::Drill,
+        _ => packages::Use::Demo,
+    })?;
     // The lab starts the `futago` program beside its own executable, so both come from the same profile: that of the tests, so
     // that a newcomer builds once.
     process::run(workspace::cargo().args(["build", "-p", "lb-userspace", "-p", "integration"]))?;

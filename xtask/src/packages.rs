@@ -13,6 +13,8 @@ use crate::process::{self, find, is_root};
 pub enum Use {
     /// `cargo xtask demo`
     Demo,
+    /// `cargo xtask drill`
+    Drill,
     /// `cargo xtask ebpf --stats`, and the check of an object from another toolchain
     Load,
     /// `cargo xtask test --quick`: host and packet tests
@@ -33,38 +35,43 @@ const TABLE: &[Needed] = &[
         "ip",
         "iproute2",
         "namespaces, links, addresses, routes",
-        &[Use::Demo, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::LabTests],
     ),
     needed(
         "ethtool",
         "ethtool",
         "switches checksum offload off on veth",
-        &[Use::Demo, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::LabTests],
     ),
     needed(
         "nginx",
         "nginx",
         "the backends",
-        &[Use::Demo, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::LabTests],
     ),
     needed(
         "curl",
         "curl",
         "single requests",
-        &[Use::Demo, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::LabTests],
     ),
-    needed("wrk", "wrk", "many requests", &[Use::Demo, Use::LabTests]),
+    needed(
+        "wrk",
+        "wrk",
+        "many requests",
+        &[Use::Demo, Use::Drill, Use::LabTests],
+    ),
     needed(
         "ping",
         "iputils-ping",
         "reachability",
-        &[Use::Demo, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::LabTests],
     ),
     needed(
         "tcpdump",
         "tcpdump",
         "what is on the wire",
-        &[Use::Demo, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::LabTests],
     ),
     needed(
         "tshark",
@@ -76,13 +83,13 @@ const TABLE: &[Needed] = &[
         "nft",
         "nftables",
         "loss and firewalls in the lab",
-        &[Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::LabTests],
     ),
     needed(
         "keepalived",
         "keepalived",
         "VRRP interoperability",
-        &[Use::LabTests],
+        &[Use::Drill, Use::LabTests],
     ),
     needed(
         "bpftool",
