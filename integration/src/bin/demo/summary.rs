@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    Setting,
+    Setting, pair,
     scene::{Outcome, UNDER_WAY},
     screen::{ms, percent, thousands},
 };
@@ -12,7 +12,40 @@ use crate::{
 const SHARE_TOLERANCE: f64 = 2.0;
 
 /// Prints it; what was not as expected, one line each.
-pub fn show(outcomes: &[(Setting, Outcome)], took: Duration, kept: Option<&str>) -> Vec<String> {
+pub fn show(
+    outcomes: &[(Setting, Outcome)],
+    pair: Option<&pair::Outcome>,
+    took: Duration,
+    kept: Option<&str>,
+) -> Vec<String> {
+    let mut went_wrong = modes(outcomes);
+    if let Some(pair) = pair {
+        println!("\n   {}", pair.show());
+        went_wrong.extend(pair.unexpected());
+    }
+    println!(
+        "\n   {:.0} s in all. Requests came from threads of the demo, each on a connection of its own; figures of\n   \
+         namespaces on one machine say that it works, not how fast it is (see benches).\n",
+        took.as_secs_f64()
+    );
+    match kept {
+        Some(text) => text.lines().for_each(|line| println!("   {line}")),
+        None => println!(
+            "   All of it is removed again. Next:\n\n     \
+             cargo xtask demo -- --keep --mode nat-two-arm   keep the lab and look around in it\n     \
+             cargo xtask demo -- --ipv6                      the same over IPv6, without the two nodes\n     \
+             cargo xtask drill --fault node-death            break something of two nodes and measure it\n     \
+             cargo xtask test                                every test there is\n     \
+             docs/configuration.md                           a configuration of your own; `futago check FILE` explains mistakes"
+        ),
+    }
+    went_wrong
+}
+
+fn modes(outcomes: &[(Setting, Outcome)]) -> Vec<String> {
+    if outcomes.is_empty() {
+        return Vec::new();
+    }
     println!(
         "   {:14}{:>9}{:>8}{:>10}{:>10}{:>12}{:>22}{:>11}",
         "mode",
@@ -47,21 +80,6 @@ pub fn show(outcomes: &[(Setting, Outcome)], took: Duration, kept: Option<&str>)
                 .into_iter()
                 .map(|what| format!("{}: {what}", setting.title())),
         );
-    }
-    println!(
-        "\n   {:.0} s in all. Requests came from threads of the demo, each on a connection of its own; figures of\n   \
-         namespaces on one machine say that it works, not how fast it is (see benches).\n",
-        took.as_secs_f64()
-    );
-    match kept {
-        Some(text) => text.lines().for_each(|line| println!("   {line}")),
-        None => println!(
-            "   All of it is removed again. Next:\n\n     \
-             cargo xtask demo -- --keep --mode nat-two-arm   keep the lab and look around in it\n     \
-             cargo xtask demo -- --ipv6                      the same over IPv6\n     \
-             cargo xtask test                                every test there is\n     \
-             docs/configuration.md                           a configuration of your own; `futago check FILE` explains mistakes"
-        ),
     }
     went_wrong
 }
