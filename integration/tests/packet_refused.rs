@@ -110,26 +110,6 @@ fn what_is_not_ip_is_left_to_the_host() {
 }
 
 #[test]
-fn fragments_to_a_service_are_dropped() {
-    with_world(|dataplane| {
-        for vip in [Vip::Dsr, Vip::Nat, Vip::Empty] {
-            for fragment in [(0, true), (185, true), (185, false)] {
-                for frame in all(vip, |packet| packet.fragment = Some(fragment)) {
-                    check(dataplane, &frame, Reason::Fragment);
-                }
-            }
-        }
-        // To others they are not looked at.
-        for (family, protocol) in KINDS {
-            let mut packet = request(Vip::Nat, (family, protocol), Client::Routed);
-            packet.addresses[1] = world::address(family, 9, 200);
-            packet.fragment = Some((0, true));
-            check(dataplane, &packet.bytes(), Reason::NotOurs);
-        }
-    });
-}
-
-#[test]
 fn more_extension_headers_than_are_followed() {
     with_world(|dataplane| {
         for protocol in [TCP, 17] {

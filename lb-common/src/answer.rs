@@ -12,12 +12,13 @@ use crate::{
     ip::{Ip, V4, V6},
     job::{Job, Outcome},
     link::Exit,
-    parse::{self, Link, PortPair},
+    parse::{self, Link, Piece, PortPair},
     reason::Reason,
     tables::{Tables, flags},
     tunnel,
     wire::{
-        ETHERTYPE_IPV4, Ethernet, Icmp, Ipv4, Ipv6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, VlanTag, Wire,
+        ETHERTYPE_IPV4, Ethernet, Icmp, Ipv4, Ipv6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
+        Ports, Tcp, VlanTag, Wire,
     },
 };
 
@@ -120,7 +121,11 @@ fn answer_packet<V: Answers, F: Frame, T: Tables>(
     };
     // The only other ICMP that goes to a backend is an error.
     let is_error = job.protocol == V::ICMP && !echo;
-    if is_error || !is_host(job.source) || !is_alone(frame) || job.piece != 0 {
+    let later = job.piece == Piece::Later as u8;
+    if is_error || !is_host(job.source) || !is_alone(frame) || later {
+        return Err(silent);
+    }
+    if echo && job.piece != Piece::Whole as u8 {
         return Err(silent);
     }
     if echo {
@@ -145,6 +150,102 @@ fn answer_packet<V: Answers, F: Frame, T: Tables>(
     }
 }
 
+/// Refuses the TCP segment of `job`, which is to no service, if the policy says so (RFC 9293 §3.10.7.1).
+///
+/// The outcome is the policy where there is no answer; the packet is then unchanged.
+#[inline(always)]
+pub fn reset<F: Frame, T: Tables>(frame: &mut F, tables: &T, job: &Job) -> Outcome {
+    let result = if job.ethertype == ETHERTYPE_IPV4 {
+        reset_packet::<V4, F, T>(frame, tables, job)
+    } else {
+        reset_packet::<V6, F, T>(frame, tables, job)
+    };
+    match result {
+        Ok(()) => Outcome {
+            reason: Reason::Rejected,
+            exit: Some(Exit::SameInterface),
+        },
+        Err(reason) => Outcome::not_sent(reason),
+    }
+}
+
+/// Flags of a TCP header.
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+#[inline(always)]
+fn reset_packet<V: Answers, F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    job: &Job,
+) -> Result<(), Reason> {
+    let service = tables.service(job.service).ok_or(Reason::TableDefect)?;
+    let policy = service.flags & flags::UNMATCHED;
+    if policy != flags::UNMATCHED_REJECT {
+        return Err(unanswered(policy));
+    }
+    let silent = Reason::UnmatchedDropped;
+    if !is_host(job.source) || !is_alone(frame) {
+        return Err(silent);
+    }
+    let at = job.transport as usize & crate::ip::MAX_TRANSPORT;
+    let segment = frame.get::<Tcp>(at).ok_or(silent)?;
+    let (flags, ports) = (segment.flags, segment.ports);
+    let (sequence, acknowledged) = (segment.sequence.get(), segment.acknowledgement.get());
+    let header_length = (segment.data_offset >> 4) as u16 * 4;
+    if flags & RST != 0 || header_length > job.payload || job.piece != Piece::Whole as u8 {
+        return Err(silent);
+    }
+    if !tables.may_answer() {
+        return Err(silent);
+    }
+    let length = (job.payload - header_length) as u32
+        + (flags & SYN != 0) as u32
+        + (flags & FIN != 0) as u32;
+    let mut answer = Tcp {
+        ports: Ports {
+            source: ports.destination,
+            destination: ports.source,
+        },
+        sequence: U32::new(0),
+        acknowledgement: U32::new(sequence.wrapping_add(length)),
+        data_offset: 5 << 4,
+        flags: RST | ACK,
+        window: U16::new(0),
+        checksum: [0; 2],
+        urgent: U16::new(0),
+    };
+    if flags & ACK != 0 {
+        answer.sequence = U32::new(acknowledged);
+        answer.acknowledgement = U32::new(0);
+        answer.flags = RST;
+    }
+    let sum = Sum::default()
+        .address(job.source)
+        .address(job.destination)
+        .word((size_of::<Tcp>() as u32).to_be_bytes())
+        .word([0, 0, 0, PROTOCOL_TCP]);
+    let words: [[u8; 4]; 5] = zerocopy::transmute!(answer);
+    let [a, b, c, d, e] = words;
+    let sum = sum.word(a).word(b).word(c).word(d).word(e);
+    answer.checksum = if job.ethertype == ETHERTYPE_IPV4 {
+        // The constant part of two mapped addresses is no part of the pseudo-header of IPv4.
+        sum.without(Address::from_v4([0; 4])).finish()
+    } else {
+        sum.finish()
+    };
+    let start = job.link().length();
+    if !frame.truncate(start + size_of::<V::Header>() + size_of::<Tcp>()) {
+        return Err(silent);
+    }
+    turn_link(frame).ok_or(silent)?;
+    let header = V::header(job, size_of::<Tcp>() as u16, PROTOCOL_TCP);
+    put(frame, start, header).ok_or(silent)?;
+    put(frame, start + size_of::<V::Header>(), answer).ok_or(silent)
+}
+
 /// What happens to a packet for no service that gets no answer.
 #[inline(always)]
 const fn unanswered(policy: u16) -> Reason {
@@ -157,7 +258,7 @@ const fn unanswered(policy: u16) -> Reason {
 
 /// Whether an address may be a single host's.
 #[inline(always)]
-fn is_host(address: Address) -> bool {
+pub fn is_host(address: Address) -> bool {
     if address.is_v4() {
         let [first, ..] = address.to_v4();
         first != 0 && first != 127 && first < 224
@@ -266,7 +367,7 @@ fn send_error<V: Answers, F: Frame>(
     if link.tags > 1 {
         put(frame, size_of::<Ethernet>() + size_of::<VlanTag>(), tags[1])?;
     }
-    put(frame, start, V::header(job, length as u16))?;
+    put(frame, start, V::header(job, length as u16, V::ICMP))?;
     put(frame, start + size_of::<V::Header>(), icmp)
 }
 
@@ -307,7 +408,7 @@ trait Answers: Ip {
     fn pseudo_header(sum: Sum, job: &Job, length: u32) -> Sum;
 
     /// From the packet's destination to its source.
-    fn header(job: &Job, payload: u16) -> Self::Header;
+    fn header(job: &Job, payload: u16, protocol: u8) -> Self::Header;
 
     /// Exchanges the addresses and gives the packet new hops.
     fn turn(header: &mut Self::Header, job: &Job);
@@ -340,7 +441,7 @@ impl Answers for V4 {
     }
 
     #[inline(always)]
-    fn header(job: &Job, payload: u16) -> Ipv4 {
+    fn header(job: &Job, payload: u16, protocol: u8) -> Ipv4 {
         let mut header = Ipv4 {
             version_ihl: 0x45,
             tos: 0,
@@ -348,7 +449,7 @@ impl Answers for V4 {
             identification: U16::new(0),
             fragment: U16::new(0),
             ttl: HOPS,
-            protocol: PROTOCOL_ICMP,
+            protocol,
             checksum: [0; 2],
             source: job.destination.to_v4(),
             destination: job.source.to_v4(),
@@ -403,11 +504,11 @@ impl Answers for V6 {
     }
 
     #[inline(always)]
-    fn header(job: &Job, payload: u16) -> Ipv6 {
+    fn header(job: &Job, payload: u16, protocol: u8) -> Ipv6 {
         Ipv6 {
             version_class_flow: U32::new(6 << 28),
             payload_length: U16::new(payload),
-            next_header: PROTOCOL_ICMPV6,
+            next_header: protocol,
             hop_limit: HOPS,
             source: job.destination.to_v6(),
             destination: job.source.to_v6(),

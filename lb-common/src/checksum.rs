@@ -62,6 +62,13 @@ impl Sum {
         )
     }
 
+    /// Takes out two times the words that an address has in common with another: see [`Address::from_v4`].
+    #[inline(always)]
+    pub const fn without(self, address: Address) -> Self {
+        let prefix = (address.low as u32 as u64) + (address.low >> 32);
+        Self(self.0 + 2 * (0xffff_ffff - prefix))
+    }
+
     /// The checksum field.
     #[inline(always)]
     pub const fn finish(self) -> [u8; 2] {

@@ -4,8 +4,8 @@
 //! source → service → rewrite → route → link. Every way out has a [`Reason`] and is counted once.
 
 use crate::{
-    answer::Case,
-    echo,
+    answer::{Case, is_host},
+    echo, fragment,
     frame::Frame,
     hash,
     index::{self, Entry},
@@ -13,14 +13,17 @@ use crate::{
     job::{Job, Outcome},
     lease::{self, Solicited},
     link::{self, Exit},
+    mss,
     parse::{self, Link, Network, Piece, PortPair},
     reason::{Class, Reason},
     related,
-    rewrite::{Endpoint, translate},
+    rewrite::{Endpoint, translate, translate_outside},
+    select,
     tables::{
-        HashPolicy, Key, Mode, NO_BACKEND, Route, RouteQuery, Service, Slot, Tables, features,
+        Backend, HashPolicy, Key, Mode, NO_BACKEND, Route, RouteQuery, Service, Slot, Tables,
+        features, flags,
     },
-    wire::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6},
+    wire::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6, PROTOCOL_TCP, Tcp},
 };
 
 /// What the caller has to do with the frame.
@@ -115,7 +118,7 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
     };
     let ports = match ports {
         Some(ports) => ports,
-        None => match quoted(frame, tables, &mut network) {
+        None => match indirect(frame, tables, &mut network)? {
             Some(ports) => ports,
             None => return without_ports(frame, tables, &network),
         },
@@ -144,7 +147,7 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
         }
     }
     let record = unserved(tables, &network)?;
-    unmatched(frame, tables, record)
+    unmatched(frame, tables, network.protocol == PROTOCOL_TCP, record)
 }
 
 /// Forward direction: client to backend.
@@ -158,13 +161,21 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
     service: &Service,
     service_record: u32,
 ) -> Result<Sent, Halt> {
-    let record = choose(tables, service, network, ports)?;
+    if !is_host(network.source) || network.source == network.destination {
+        return Err(Reason::Martian);
+    }
+    let mut hashed = ports;
+    if tables.features() & features::SALT != 0 && select::applies(service) {
+        hashed = PortPair::unpack(tables.salt(frame, service_record));
+    }
+    let record = choose(tables, service, network, hashed)?;
     let backend = tables.backend(record).ok_or(Reason::TableDefect)?;
     let state = backend.state();
     let next_hop = backend.next_hop(state);
     if next_hop.ifindex == 0 {
         return Err(Reason::NoNextHop);
     }
+    clamp(frame, tables, network, service, backend);
     match Mode::from_number(service.mode) {
         Some(Mode::L2Dsr) => {}
         Some(mode @ (Mode::Nat | Mode::Dscp)) => {
@@ -176,11 +187,16 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
                 address: backend.address,
                 port: state.port,
             };
-            if let Err(reason) = translate::<V, F>(frame, link, network, End::Destination, old, new)
-            {
+            let dscp = mode as u8 == Mode::Dscp as u8;
+            let translated = if dscp {
+                translate_outside::<V, F>(frame, link, network, End::Destination, old, new)
+            } else {
+                translate::<V, F>(frame, link, network, End::Destination, old, new)
+            };
+            if let Err(reason) = translated {
                 return stopped(frame, tables, reason, service_record, record);
             }
-            if mode as u8 == Mode::Dscp as u8 {
+            if dscp {
                 let header = frame.get_mut::<V::Header>(link.length());
                 V::set_dscp(header.ok_or(Reason::MalformedIp)?, service.dscp);
             }
@@ -229,6 +245,7 @@ fn to_client<V: Ip, F: Frame, T: Tables>(
     if service.key.protocol != network.protocol {
         return Err(Reason::NotOurs);
     }
+    let backend = tables.backend(record).ok_or(Reason::TableDefect)?;
     let query = RouteQuery {
         source: service.key.address,
         destination: network.destination,
@@ -251,6 +268,7 @@ fn to_client<V: Ip, F: Frame, T: Tables>(
         address: service.key.address,
         port: service.key.port,
     };
+    clamp(frame, tables, network, service, backend);
     translate::<V, F>(frame, link, network, End::Source, old, new)?;
     let Route::Direct(next_hop) = route else {
         return Err(Reason::ResolvingClient);
@@ -284,13 +302,38 @@ pub fn choose<T: Tables>(
     Ok(service.backend_base.wrapping_add(u32::from(number)))
 }
 
+/// Lowers what a SYN of the service's flow by `backend` asks for, where the service says so.
+#[inline(always)]
+fn clamp<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    network: &Network,
+    service: &Service,
+    backend: &Backend,
+) {
+    if tables.features() & features::MSS == 0
+        || service.mss == 0
+        || network.protocol != PROTOCOL_TCP
+        || network.piece as u8 != Piece::Whole as u8
+    {
+        return;
+    }
+    let is_syn = match frame.get::<Tcp>(network.transport) {
+        Some(header) => header.flags & mss::SYN != 0,
+        None => false,
+    };
+    if is_syn {
+        frame.clamp(mss::limit(service, backend));
+    }
+}
+
 #[inline(always)]
 fn flow_hash(service: &Service, network: &Network, ports: PortPair) -> u32 {
-    let ports = if service.hash == HashPolicy::L3 as u8 {
-        0
-    } else {
-        u32::from(ports.source) << 16 | u32::from(ports.destination)
-    };
+    let without_ports = service.hash == HashPolicy::L3 as u8
+        || network.piece.is_fragment()
+            && service.flags & flags::FRAGMENTS == flags::FRAGMENTS_L3
+            && !select::applies(service);
+    let ports = if without_ports { 0 } else { ports.pack() };
     hash::flow(service.seed, network.source, ports)
 }
 
@@ -317,7 +360,12 @@ fn stopped<F: Frame, T: Tables>(
 
 /// A packet to an address of a service and to no service, as the policy of the address says.
 #[inline(always)]
-fn unmatched<F: Frame, T: Tables>(frame: &mut F, tables: &T, service: u32) -> Result<Sent, Halt> {
+fn unmatched<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    tcp: bool,
+    service: u32,
+) -> Result<Sent, Halt> {
     if tables.features() & features::ANSWER == 0 {
         return Err(Reason::Unmatched);
     }
@@ -326,7 +374,30 @@ fn unmatched<F: Frame, T: Tables>(frame: &mut F, tables: &T, service: u32) -> Re
         service,
         backend: 0,
     };
+    if tcp {
+        return sent(tables.reset(frame, case), 0);
+    }
     sent(tables.answer(frame, case), 0)
+}
+
+/// The ports of a packet that does not show them: those of a fragment's first, or of the flow that an ICMP error is about.
+#[inline(always)]
+fn indirect<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    network: &mut Network,
+) -> Result<Option<PortPair>, Halt> {
+    if !network.piece.is_fragment() {
+        return Ok(quoted(frame, tables, network));
+    }
+    if tables.features() & features::FRAGMENTS == 0 || !parse::has_ports(network.protocol) {
+        return Ok(None);
+    }
+    match fragment::unpack(tables.fragment(frame)) {
+        Ok(ports) => Ok(Some(ports)),
+        Err(Reason::NotOurs) => Ok(None),
+        Err(reason) => Err(reason),
+    }
 }
 
 /// Takes an ICMP error for a packet of the flow that it is about, the way back of what it quotes; the flow's ports.
@@ -362,13 +433,10 @@ fn without_ports<F: Frame, T: Tables>(
         }
     }
     let record = unserved(tables, network)?;
-    if network.piece.is_fragment() {
-        return Err(Reason::Fragment);
-    }
-    if parse::has_ports(network.protocol) {
+    if parse::has_ports(network.protocol) && !network.piece.is_fragment() {
         return Err(Reason::MalformedTransport);
     }
-    unmatched(frame, tables, record)
+    unmatched(frame, tables, false, record)
 }
 
 /// A packet for no service: the record of a service that has its destination; an error if that is none of our business.

@@ -3,6 +3,7 @@
 use crate::{
     answer::{self, Case},
     ip::{self, Chain},
+    mss,
     parse::{self, Link},
     related::{self, Requote},
     wire::Wire,
@@ -59,6 +60,17 @@ pub trait Frame {
         match answer::describe(self, Case::default()) {
             Some(job) => related::requote(self, &job, change),
             None => false,
+        }
+    }
+
+    /// [`mss::clamp`] of the SYN that this is.
+    #[inline(always)]
+    fn clamp(&mut self, limit: u16)
+    where
+        Self: Sized,
+    {
+        if let Some(job) = answer::describe(self, Case::default()) {
+            mss::clamp(self, &job, limit);
         }
     }
 

@@ -1,11 +1,18 @@
 //! Frames and tables in ordinary memory, so that the host runs the kernel's code.
 
-use std::{boxed::Box, cell::RefCell, collections::BTreeMap, vec, vec::Vec};
+use std::{
+    boxed::Box,
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    vec,
+    vec::Vec,
+};
 
 use crate::{
     address::Address,
     echo::Identity,
     frame::{Frame, view, view_mut},
+    hash,
     lease::{Held, Lease},
     real_server::{Duties, Key, Outcome},
     reason::Reason,
@@ -93,6 +100,10 @@ pub struct HeapTables {
     /// By place.
     pub held: BTreeMap<u32, Held>,
     pub boot_ns: u64,
+    /// Words of the table of fragments that were written.
+    pub fragments: RefCell<BTreeMap<u32, u64>>,
+    /// State of the random numbers.
+    pub randoms: Cell<u32>,
 }
 
 impl HeapTables {
@@ -160,6 +171,19 @@ impl Tables for HeapTables {
 
     fn boot_ns(&self) -> u64 {
         self.boot_ns
+    }
+
+    fn fragment_word(&self, position: u32) -> u64 {
+        self.fragments.borrow().get(&position).copied().unwrap_or(0)
+    }
+
+    fn set_fragment_word(&self, position: u32, word: u64) {
+        self.fragments.borrow_mut().insert(position, word);
+    }
+
+    fn random(&self) -> u32 {
+        let next = hash::mix(u64::from(self.randoms.get()).wrapping_add(1)) as u32;
+        self.randoms.replace(next)
     }
 }
 

@@ -142,6 +142,22 @@ pub struct PortPair {
     pub destination: u16,
 }
 
+impl PortPair {
+    /// In one word; undone by [`unpack`](Self::unpack).
+    #[inline(always)]
+    pub const fn pack(self) -> u32 {
+        (self.source as u32) << 16 | self.destination as u32
+    }
+
+    #[inline(always)]
+    pub const fn unpack(word: u32) -> Self {
+        Self {
+            source: (word >> 16) as u16,
+            destination: word as u16,
+        }
+    }
+}
+
 /// Reads the Ethernet header and its tags; `None` if the frame ends before.
 #[inline(always)]
 pub fn link<F: Frame>(frame: &F) -> Option<Link> {
@@ -192,16 +208,27 @@ pub const fn has_ports(protocol: u8) -> bool {
 /// into the packet.
 #[inline(always)]
 pub fn ports<F: Frame>(frame: &F, network: &Network) -> Option<PortPair> {
-    let minimum = match network.protocol {
+    ports_at(frame, network.protocol, network.transport, network.payload)
+}
+
+/// As [`ports`], of a header that stands at `transport` before `payload` bytes, its own included.
+#[inline(always)]
+pub fn ports_at<F: Frame>(
+    frame: &F,
+    protocol: u8,
+    transport: usize,
+    payload: usize,
+) -> Option<PortPair> {
+    let minimum = match protocol {
         PROTOCOL_TCP => size_of::<Tcp>(),
         PROTOCOL_UDP => size_of::<Udp>(),
         PROTOCOL_SCTP => size_of::<Sctp>(),
         _ => return None,
     };
-    if network.payload < minimum {
+    if payload < minimum {
         return None;
     }
-    let ports = frame.get::<Ports>(network.transport)?;
+    let ports = frame.get::<Ports>(transport)?;
     Some(PortPair {
         source: ports.source.get(),
         destination: ports.destination.get(),

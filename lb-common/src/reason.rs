@@ -74,7 +74,7 @@ reasons! {
     ResolvingClient = "resolving_client", Passed;
     /// The transport header of a packet to a service is cut off or contradicts the packet's length.
     MalformedTransport = "malformed_transport", Dropped;
-    /// A fragment to a service: its ports are not known.
+    /// A fragment to a service that takes none: `fragments = "drop"`.
     Fragment = "fragment", Dropped;
     /// The service has no backend that is up.
     NoBackend = "no_backend", Dropped;
@@ -106,6 +106,10 @@ reasons! {
     EchoReply = "echo_reply", Answered;
     /// To an address of a service, but to no port that is served: dropped, as `unmatched` says.
     UnmatchedDropped = "unmatched_dropped", Dropped;
+    /// A fragment to an address of a service whose first one has not been seen, or more than 15 seconds ago: its port is not known.
+    FragmentUnknown = "fragment_unknown", Dropped;
+    /// To a service, from an address that no client can have: the VIP itself, loopback, multicast, broadcast or the unspecified one.
+    Martian = "martian", Dropped;
 }
 
 #[cfg(test)]

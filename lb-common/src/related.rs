@@ -50,6 +50,8 @@ pub struct Requote {
     pub old: Endpoint,
     pub new: Endpoint,
     pub end: End,
+    /// What is quoted is changed, too.
+    pub inside: bool,
 }
 
 /// Whether the packet is an ICMP error of a kind that is about a flow; cheap, for packets of which few are.
@@ -166,6 +168,12 @@ fn requote_packet<V: Quoted, F: Frame>(frame: &mut F, job: &Job, change: &Requot
     V::set_address(header, change.end, outer_old, change.new.address);
     let mut sum = V::pseudo_header(outer_old, change.new.address);
 
+    if !change.inside {
+        frame.renew();
+        let icmp = frame.get_mut::<Icmp>(transport)?;
+        icmp.checksum = sum.apply(icmp.checksum);
+        return Some(());
+    }
     frame.renew();
     let header = frame.get_mut::<V::Header>(start)?;
     let before = V::header_checksum(header);

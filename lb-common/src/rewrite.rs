@@ -35,6 +35,42 @@ pub fn translate<V: Ip, F: Frame>(
     old: Endpoint,
     new: Endpoint,
 ) -> Result<(), Reason> {
+    let change = Requote {
+        old,
+        new,
+        end,
+        inside: true,
+    };
+    change_end::<V, F>(frame, link, network, &change)
+}
+
+/// As [`translate`], but in an ICMP error what it quotes stays: the receiver undoes the change, and knows nothing of it inside.
+#[inline(always)]
+pub fn translate_outside<V: Ip, F: Frame>(
+    frame: &mut F,
+    link: Link,
+    network: &Network,
+    end: End,
+    old: Endpoint,
+    new: Endpoint,
+) -> Result<(), Reason> {
+    let change = Requote {
+        old,
+        new,
+        end,
+        inside: false,
+    };
+    change_end::<V, F>(frame, link, network, &change)
+}
+
+#[inline(always)]
+fn change_end<V: Ip, F: Frame>(
+    frame: &mut F,
+    link: Link,
+    network: &Network,
+    change: &Requote,
+) -> Result<(), Reason> {
+    let Requote { old, new, end, .. } = *change;
     if network.piece.is_quoted() {
         let header = frame
             .get::<V::Header>(link.length())
@@ -42,7 +78,7 @@ pub fn translate<V: Ip, F: Frame>(
         if V::hops(header) <= 1 {
             return Err(Reason::TtlExpired);
         }
-        return match frame.requote(&Requote { end, old, new }) {
+        return match frame.requote(change) {
             true => Ok(()),
             false => Err(Reason::MalformedTransport),
         };

@@ -9,12 +9,13 @@ use crate::{
     address::Address,
     answer::{self, Case},
     echo::Identity,
+    fragment,
     frame::Frame,
     job::{Job, Outcome},
     lease::{Held, Lease},
     reason::Reason,
     related::{self, Flow},
-    tunnel,
+    select, tunnel,
     wire::Mac,
 };
 
@@ -40,6 +41,12 @@ pub mod features {
     pub const ANSWER: u32 = 2;
     /// ICMP errors about a service's packets are sent on.
     pub const RELATED: u32 = 1 << 8;
+    /// Some service takes fragments.
+    pub const FRAGMENTS: u32 = 1 << 9;
+    /// Some service limits the size of segments.
+    pub const MSS: u32 = 1 << 10;
+    /// Some service is hashed by more than addresses and ports.
+    pub const SALT: u32 = 1 << 11;
     pub const ALL: u32 = u32::MAX;
 }
 
@@ -52,6 +59,15 @@ pub mod flags {
     pub const UNMATCHED_REJECT: u16 = 2;
     /// Echo requests to the service's address are answered.
     pub const ECHO: u16 = 4;
+    /// What becomes of fragments to the service.
+    pub const FRAGMENTS: u16 = 3 << 3;
+    /// The first one's ports are remembered for the others.
+    pub const FRAGMENTS_TRACK: u16 = 0;
+    /// They are hashed without ports.
+    pub const FRAGMENTS_L3: u16 = 1 << 3;
+    pub const FRAGMENTS_DROP: u16 = 2 << 3;
+    /// The address has no other service of the protocol; the index names this one under port 0, too.
+    pub const SOLE: u16 = 1 << 5;
 }
 
 impl Settings {
@@ -117,6 +133,10 @@ pub enum HashPolicy {
     L3L4 = 0,
     /// Addresses only: a client stays with its backend, whatever the port.
     L3 = 1,
+    /// Source MAC and addresses.
+    L2L3 = 2,
+    /// Nothing that stays: every packet by itself.
+    PerPacket = 3,
 }
 
 /// What a service is found by.
@@ -189,7 +209,9 @@ pub struct Service {
     pub dscp: u8,
     /// [`flags`] of the service and its address.
     pub flags: u16,
-    pub reserved_rare: [u8; 58],
+    /// Largest TCP segment that a SYN may ask for; 0: any; [`mss::AUTO`](crate::mss::AUTO).
+    pub mss: u16,
+    pub reserved_rare: [u8; 56],
 }
 
 impl Default for Service {
@@ -413,6 +435,56 @@ pub trait Tables {
             Some(job) => answer::answer(frame, self, &job, case.reason).pack(),
             None => Outcome::not_sent(case.reason).pack(),
         }
+    }
+
+    /// Refuses a TCP segment to a VIP's port without a service; a packed [`Outcome`](crate::job::Outcome).
+    #[inline(always)]
+    fn reset<F: Frame>(&self, frame: &mut F, case: Case) -> u64
+    where
+        Self: Sized,
+    {
+        match answer::describe(frame, case) {
+            Some(job) => answer::reset(frame, self, &job).pack(),
+            None => Outcome::not_sent(case.reason).pack(),
+        }
+    }
+
+    /// The ports of a fragment's packet: a packed [`fragment::Found`].
+    #[inline(always)]
+    fn fragment<F: Frame>(&self, frame: &mut F) -> u64
+    where
+        Self: Sized,
+    {
+        match answer::describe(frame, Case::default()) {
+            Some(job) => fragment::pack(fragment::ports(frame, self, &job)),
+            None => fragment::pack(Err(Reason::NotOurs)),
+        }
+    }
+
+    /// A word of the table of fragments, of which there are [`fragment::WORDS`].
+    fn fragment_word(&self, _position: u32) -> u64 {
+        0
+    }
+    fn set_fragment_word(&self, _position: u32, _word: u64) {}
+
+    /// [`select::salt`] of a packet of a service.
+    #[inline(always)]
+    fn salt<F: Frame>(&self, frame: &mut F, service: u32) -> u32
+    where
+        Self: Sized,
+    {
+        match (
+            answer::describe(frame, Case::default()),
+            self.service(service),
+        ) {
+            (Some(job), Some(service)) => select::salt(frame, self, &job, service),
+            _ => 0,
+        }
+    }
+
+    /// Any number.
+    fn random(&self) -> u32 {
+        0
     }
 
     /// Whether there have not been too many answers lately; counts one.

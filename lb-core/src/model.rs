@@ -223,6 +223,15 @@ pub struct Service {
     pub gue_port: u16,
     /// The DSCP that means the VIP in [`Mode::Dscp`], 1 to 63; 0 in other modes. On one backend it means one VIP.
     pub dscp: u8,
+    /// `L3` only where the service is the VIP's only one of its protocol, and not in [`Mode::Nat`] and [`Mode::Snat`].
+    #[serde(skip_serializing_if = "is_default")]
+    pub fragments: Fragments,
+    /// TCP only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mss_clamp: Option<MssClamp>,
+    /// The VIP has no other service of the protocol.
+    #[serde(skip)]
+    pub sole: bool,
     /// The same for all services of a VIP.
     pub unmatched: Unmatched,
     /// The same for all services of a VIP.
@@ -260,6 +269,27 @@ pub enum Unmatched {
     Drop,
     /// The sender is told, by ICMP.
     Reject,
+}
+
+/// What becomes of fragments to a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fragments {
+    /// They go where the first one goes, by the ports that it shows.
+    #[default]
+    Track,
+    /// They go by the client's address alone.
+    L3,
+    Drop,
+}
+
+/// The largest segment that a SYN may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MssClamp {
+    /// What fits the way to the backend.
+    Auto,
+    Bytes(u16),
 }
 
 /// Who answers echo requests to a VIP.
@@ -315,6 +345,7 @@ impl fmt::Display for ServiceKey {
 pub enum Protocol {
     Tcp,
     Udp,
+    Sctp,
 }
 
 impl Protocol {
@@ -323,6 +354,7 @@ impl Protocol {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
         }
     }
 }
@@ -332,6 +364,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
@@ -426,6 +459,12 @@ pub enum HashPolicy {
     /// The client's address: all its connections reach one backend.
     #[serde(rename = "source")]
     Source,
+    /// The sender's MAC address, too: clients behind one router go together, those of another apart.
+    #[serde(rename = "l2+3")]
+    L2L3,
+    /// Every packet by itself; UDP only.
+    #[serde(rename = "per-packet")]
+    PerPacket,
 }
 
 /// A real server.

@@ -4,11 +4,12 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     answer::{self, Case},
+    fragment,
     ip::{self, Chain},
     job::Outcome,
-    parse,
+    mss, parse,
     reason::Reason,
-    related,
+    related, select,
     tables::{Tables, features},
     tunnel,
 };
@@ -100,6 +101,71 @@ pub extern "C" fn answer(context: *mut xdp_md, reason: u32) -> u64 {
     let context = XdpContext::new(context);
     let tables = MapTables::new(&context);
     opaque(answer::answer(&mut XdpFrame::new(&context), &tables, job, reason).pack())
+}
+
+/// [`answer::reset`] of the job that was handed over: a packed [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn reset(context: *mut xdp_md) -> u64 {
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    if tables.features() & features::ANSWER == 0 {
+        return DEFECT;
+    }
+    let Some(job) = job() else {
+        return DEFECT;
+    };
+    opaque(answer::reset(&mut XdpFrame::new(&context), &tables, job).pack())
+}
+
+/// [`fragment::ports`] of the job that was handed over: a packed [`fragment::Found`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fragment_ports(context: *mut xdp_md) -> u64 {
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    if tables.features() & features::FRAGMENTS == 0 {
+        return DEFECT;
+    }
+    let Some(job) = job() else {
+        return DEFECT;
+    };
+    opaque(fragment::pack(fragment::ports(
+        &XdpFrame::new(&context),
+        &tables,
+        job,
+    )))
+}
+
+/// [`select::salt`] of the job that was handed over and the service with this record.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn salt(context: *mut xdp_md, service: u32) -> u64 {
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    if tables.features() & features::SALT == 0 {
+        return 0;
+    }
+    let (Some(job), Some(service)) = (job(), tables.service(service)) else {
+        return 0;
+    };
+    opaque(select::salt(&XdpFrame::new(&context), &tables, job, service).into())
+}
+
+/// [`mss::clamp`] of the job that was handed over; 1 if something was changed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn clamp(context: *mut xdp_md, limit: u32) -> u64 {
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    if tables.features() & features::MSS == 0 {
+        return 0;
+    }
+    let Some(job) = job() else {
+        return 0;
+    };
+    let clamped = mss::clamp(&mut XdpFrame::new(&context), job, limit as u16);
+    opaque(clamped.is_some().into())
 }
 
 pub const DEFECT: u64 = Outcome::not_sent(Reason::TableDefect).pack();

@@ -108,6 +108,14 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn clamp(&mut self, limit: u16) {
+        if apart::describe(self.context.ctx, 0) != 0 {
+            apart::clamp(self.context.ctx, limit.into());
+        }
+        self.renew();
+    }
+
+    #[inline(always)]
     fn extensions(&self, chain: Chain) -> u64 {
         apart::extensions(self.context.ctx, chain.pack())
     }

@@ -8,8 +8,8 @@ use aya_ebpf::{
     },
     btf_maps::{Array, PerCpuArray},
     helpers::{
-        bpf_fib_lookup as fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns,
-        bpf_ktime_get_ns,
+        bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id,
+        bpf_ktime_get_boot_ns, bpf_ktime_get_ns,
     },
     macros::btf_map,
     programs::XdpContext,
@@ -17,6 +17,7 @@ use aya_ebpf::{
 use lb_common::{
     answer::Case,
     echo::Identity,
+    fragment,
     frame::Frame,
     job::{Job, Outcome},
     lease::{self, Held, Lease},
@@ -53,6 +54,10 @@ static REASON_COUNTERS: Array<Counter, 1, MAPPED> = Array::new();
 /// What a function of [`apart`] works on. Not on the stack: the 512 bytes of it are for all functions of a chain of calls together.
 #[btf_map]
 static JOB: PerCpuArray<Job, 1> = PerCpuArray::new();
+
+/// Fragments in flight; a restart forgets them.
+#[btf_map]
+static FRAGMENTS: Array<u64, { fragment::WORDS as usize }> = Array::new();
 
 /// Periods of 2³⁰ ns, a second near enough.
 const PERIOD_SHIFT: u32 = 30;
@@ -245,6 +250,58 @@ impl Tables for MapTables<'_> {
         let outcome = apart::answer(self.context.ctx, case.reason as u32);
         frame.renew();
         outcome
+    }
+
+    #[inline(always)]
+    fn reset<F: Frame>(&self, frame: &mut F, case: Case) -> u64 {
+        if apart::describe(self.context.ctx, u64::from(case.service)) == 0 {
+            return Outcome::not_sent(case.reason).pack();
+        }
+        let outcome = apart::reset(self.context.ctx);
+        frame.renew();
+        outcome
+    }
+
+    #[inline(always)]
+    fn fragment<F: Frame>(&self, frame: &mut F) -> u64 {
+        if apart::describe(self.context.ctx, 0) == 0 {
+            return Reason::NotOurs as u64;
+        }
+        let found = apart::fragment_ports(self.context.ctx);
+        frame.renew();
+        found
+    }
+
+    #[inline(always)]
+    fn fragment_word(&self, position: u32) -> u64 {
+        // SAFETY: an aligned word of the map; volatile because other CPUs write it, whole.
+        FRAGMENTS
+            .get_ptr(position)
+            .map_or(0, |word| unsafe { word.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_fragment_word(&self, position: u32, word: u64) {
+        if let Some(place) = FRAGMENTS.get_ptr_mut(position) {
+            // SAFETY: as in `fragment_word`.
+            unsafe { place.write_volatile(word) };
+        }
+    }
+
+    #[inline(always)]
+    fn salt<F: Frame>(&self, frame: &mut F, service: u32) -> u32 {
+        if apart::describe(self.context.ctx, 0) == 0 {
+            return 0;
+        }
+        let salt = apart::salt(self.context.ctx, service);
+        frame.renew();
+        salt as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 //!             ◄── events ──┘        └─► hands (second thread: netlink, announcements)
 //! ```
 
-mod clock;
+pub mod clock;
 mod driver;
 mod hands;
 mod realtime;

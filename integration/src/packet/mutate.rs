@@ -81,7 +81,7 @@ pub fn packet(random: &mut Random) -> Packet {
         let extension = |n| (kinds[if n == 0 { 0 } else { 1 + n % 2 }], (n % 3) as u8);
         packet.extensions = (0..count).map(extension).collect();
     }
-    if random.one_in(16) {
+    if random.one_in(8) {
         packet.fragment = Some((*random.pick(&[0, 0, 1, 185]), random.one_in(2)));
         // More headers than are followed, together with the fragment header.
         packet.extensions.truncate(3);

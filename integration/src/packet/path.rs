@@ -1,6 +1,9 @@
 //! One packet through the packet path: the loaded program, the host's build, or both, which have to agree.
 
-use std::cell::Cell;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
 use lb_common::{
     forward::{Verdict, forward},
@@ -9,7 +12,10 @@ use lb_common::{
     tables::{Backend, Counter, Route, RouteQuery, Service, Tables},
 };
 use lb_core::plan::{Capacity, Write};
-use lb_userspace::dataplane::{Action, Dataplane, Options};
+use lb_userspace::{
+    dataplane::{Action, Dataplane, Options},
+    vrrp::clock,
+};
 
 use super::{namespace::alone, world};
 
@@ -25,6 +31,11 @@ pub struct Outcome {
     pub backend: Option<u32>,
     /// Interface of a redirection, where it is known: a test run of the kernel does not tell.
     pub interface: Option<u32>,
+}
+
+thread_local! {
+    /// What the host's build remembers of fragments: each test has its thread, and its program in the kernel.
+    static FRAGMENTS: RefCell<BTreeMap<u32, u64>> = RefCell::default();
 }
 
 /// Tables with the routes of [`world`], that note what is counted.
@@ -57,6 +68,18 @@ impl<T: Tables> Tables for Recorder<'_, T> {
 
     fn route(&self, query: &RouteQuery) -> Route {
         world::route(query.destination.into(), query.length)
+    }
+
+    fn boot_ns(&self) -> u64 {
+        clock::now().as_nanos() as u64
+    }
+
+    fn fragment_word(&self, position: u32) -> u64 {
+        FRAGMENTS.with_borrow(|words| words.get(&position).copied().unwrap_or(0))
+    }
+
+    fn set_fragment_word(&self, position: u32, word: u64) {
+        FRAGMENTS.with_borrow_mut(|words| words.insert(position, word));
     }
 
     fn count_backend(&self, record: u32, _bytes: u32) {

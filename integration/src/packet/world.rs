@@ -289,8 +289,11 @@ pub fn model() -> Model {
             };
             let answers = match vip {
                 Vip::Ipip => "unmatched = \"reject\"\necho = \"balancer\"\n",
+                Vip::Gre if protocol == "tcp" => "unmatched = \"drop\"\nmss_clamp = \"auto\"\n",
                 Vip::Gre => "unmatched = \"drop\"\n",
                 Vip::Dscp => "dscp = 42\n",
+                Vip::Gue => "fragments = \"l3\"\n",
+                Vip::Empty => "fragments = \"drop\"\n",
                 _ => "",
             };
             let mode = match vip.mode().words() {
@@ -304,6 +307,8 @@ pub fn model() -> Model {
             let backends = backends.collect::<Vec<_>>().join(", ");
             let hash = if vip == Vip::Source {
                 "source"
+            } else if vip == Vip::TaggedDsr {
+                "l2+3"
             } else {
                 "l3+l4"
             };

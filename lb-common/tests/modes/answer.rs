@@ -209,7 +209,7 @@ fn nothing_is_said_to_many_or_to_nobody() {
         let (verdict, out) = run(&tables, &frame);
         assert_eq!(
             (verdict, reason(&tables)),
-            (Verdict::Drop, Reason::TooBig),
+            (Verdict::Drop, Reason::Martian),
             "{source}"
         );
         assert_eq!(out, frame);

@@ -3,6 +3,8 @@
 mod answer;
 mod common;
 mod dscp;
+mod fragments;
+mod policies;
 mod real_server;
 mod related;
 mod tunnel;

@@ -278,6 +278,10 @@ impl Judge<'_> {
             IpAddr::V6(_) => core::net::Ipv6Addr::UNSPECIFIED.into(),
         };
         let protocol = duty.key.protocol;
+        // A kernel without its module has no list of SCTP's sockets.
+        if protocol == crate::model::Protocol::Sctp {
+            return None;
+        }
         let listens = [address, any].into_iter().any(|address| {
             let wanted = Listener {
                 protocol,

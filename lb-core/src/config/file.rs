@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     model::{
-        Echo, HashPolicy, Mode, NodeName, OnBackendDown, OnDrainEnd, Protocol, ServiceName,
-        SnatPoolName, Tracking, Unmatched, XdpMode,
+        Echo, Fragments, HashPolicy, Mode, MssClamp, NodeName, OnBackendDown, OnDrainEnd, Protocol,
+        ServiceName, SnatPoolName, Tracking, Unmatched, XdpMode,
     },
     vrrp::codec::ChecksumForm,
 };
@@ -95,6 +95,8 @@ pub(super) struct Service {
     pub has_encap: bool,
     pub gue_port: Option<At<u16>>,
     pub dscp: Option<At<u8>>,
+    pub fragments: Option<At<Fragments>>,
+    pub mss_clamp: Option<At<MssClamp>>,
     pub unmatched: Option<At<Unmatched>>,
     pub echo: Option<At<Echo>>,
     pub hash: Option<At<HashPolicy>>,
@@ -268,9 +270,9 @@ fn pair(table: &Table<'_>) -> Pair {
 
 fn service(table: &Table<'_>) -> Service {
     use schema::service::{
-        BACKEND, CHECK, DRAIN_S, DSCP, ECHO, ENCAP, GUE_PORT, HASH, MAX_NEW_FLOWS_PER_SECOND, MODE,
-        NAME, ON_BACKEND_DOWN, ON_DRAIN_END, PORT, PROTOCOL, SLOTS, SNAT_POOL, TIMEOUTS, TRACKING,
-        UNMATCHED, VIP,
+        BACKEND, CHECK, DRAIN_S, DSCP, ECHO, ENCAP, FRAGMENTS, GUE_PORT, HASH,
+        MAX_NEW_FLOWS_PER_SECOND, MODE, NAME, ON_BACKEND_DOWN, ON_DRAIN_END, PORT, PROTOCOL, SLOTS,
+        SNAT_POOL, TIMEOUTS, TRACKING, UNMATCHED, VIP,
     };
     let mode_word: Option<At<ModeWord>> = table.word(&MODE);
     let encap: Option<At<Encap>> = table.word(&ENCAP);
@@ -293,6 +295,8 @@ fn service(table: &Table<'_>) -> Service {
         has_encap: table.has(&ENCAP),
         gue_port: table.number(&GUE_PORT),
         dscp: table.number(&DSCP),
+        fragments: table.word(&FRAGMENTS),
+        mss_clamp: mss_clamp(table),
         unmatched: table.word(&UNMATCHED),
         echo: table.word(&ECHO),
         hash: table.word(&HASH),
@@ -307,6 +311,24 @@ fn service(table: &Table<'_>) -> Service {
         backends: table.tables(&BACKEND).iter().map(backend).collect(),
         check: table.table(&CHECK).as_ref().map(check),
     }
+}
+
+/// A number, or the word that stands for one.
+fn mss_clamp(table: &Table<'_>) -> Option<At<MssClamp>> {
+    use schema::service::MSS_CLAMP;
+    if let Some(span) = table.is_text(&MSS_CLAMP, "auto") {
+        return Some(At {
+            value: MssClamp::Auto,
+            span,
+        });
+    }
+    if !table.has(&MSS_CLAMP) {
+        return None;
+    }
+    table.number(&MSS_CLAMP).map(|bytes| At {
+        value: MssClamp::Bytes(bytes.value),
+        span: bytes.span,
+    })
 }
 
 fn backend(table: &Table<'_>) -> Backend {

@@ -165,6 +165,12 @@ impl<'t> Table<'t> {
         None
     }
 
+    /// Where exactly this text stands at `key`.
+    pub fn is_text(&self, key: &Key, text: &str) -> Option<Span> {
+        let value = self.entries.get(key.name)?;
+        (value.get_ref().as_str() == Some(text)).then(|| value.span())
+    }
+
     /// Whether anything stands at `key`, right or wrong.
     pub fn has(&self, key: &Key) -> bool {
         self.entries.contains_key(key.name)

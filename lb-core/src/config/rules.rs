@@ -39,6 +39,7 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
     let mut unmatched = among::of_vips(&file.services, "unmatched", |s| s.unmatched.as_ref(), sink);
     virtual_router::accept(&file, virtual_routers.as_deref(), &mut unmatched, sink);
     let echo = among::of_vips(&file.services, "echo", |s| s.echo.as_ref(), sink);
+    let sole = among::sole(&file.services, sink);
     let dscp = dscp::codes_of(&file.services, sink);
     let services: Vec<_> = file
         .services
@@ -46,6 +47,7 @@ pub(super) fn check(file: File, sink: &Sink) -> Option<Model> {
         .map(|service| {
             let service = service::check(service, slots_default, timeouts, sink)?;
             Some(Service {
+                sole: sole.contains(&(service.vip, service.protocol)),
                 dscp: match service.mode {
                     Mode::Dscp => *dscp.get(&service.vip)?,
                     _ => 0,

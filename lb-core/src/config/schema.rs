@@ -6,8 +6,8 @@ mod flows;
 use super::words::{CheckType, Encap, ModeWord, Word, words};
 use crate::model::{
     DEFAULT_FLOWS, DEFAULT_GUE_PORT, DEFAULT_HALF_OPEN, DEFAULT_HASH_SEED, DEFAULT_SLOTS, Echo,
-    HashPolicy, MAX_SLOTS_PER_SERVICE, MAX_WEIGHT, OnBackendDown, OnDrainEnd, Protocol, Tracking,
-    Unmatched, XdpMode,
+    Fragments, HashPolicy, MAX_SLOTS_PER_SERVICE, MAX_WEIGHT, OnBackendDown, OnDrainEnd, Protocol,
+    Tracking, Unmatched, XdpMode,
 };
 
 pub(super) use self::flows::{
@@ -214,6 +214,8 @@ pub(super) static SERVICE: Section = Section {
         &service::ENCAP,
         &service::GUE_PORT,
         &service::DSCP,
+        &service::FRAGMENTS,
+        &service::MSS_CLAMP,
         &service::UNMATCHED,
         &service::ECHO,
         &service::HASH,
@@ -297,11 +299,28 @@ pub(super) mod service {
         meaning: "The DSCP that means this VIP to the backends of `encap = \"dscp\"`. VIPs that share a backend have different codes; all services of a VIP have the same.",
         example: "5",
     };
+    pub static FRAGMENTS: Key = Key {
+        name: "fragments",
+        kind: Kind::Word(words::<Fragments>),
+        absent: Absent::Word(Fragments::WORDS[0].0),
+        meaning: "What becomes of fragments. `track`: they go where the packet's first one went, which is remembered for 15 seconds. `l3`: they go by the client's address alone, whatever their order; only for the VIP's only service of the protocol, in a DSR mode. `drop`.",
+        example: r#""l3""#,
+    };
+    pub static MSS_CLAMP: Key = Key {
+        name: "mss_clamp",
+        kind: Kind::Number {
+            min: 88,
+            max: 65_495,
+        },
+        absent: Absent::Means("segments as client and server agree"),
+        meaning: "Largest TCP segment in bytes that a SYN, or a SYN with ACK where it passes, may ask for: larger wishes are lowered. `\"auto\"`: what fits the way to the backend, with the headers of its tunnel.",
+        example: "1400",
+    };
     pub static UNMATCHED: Key = Key {
         name: "unmatched",
         kind: Kind::Word(words::<Unmatched>),
         absent: Absent::Means("what another service of the VIP says, else `\"pass\"`"),
-        meaning: "What becomes of packets to the VIP that are for none of its services. `pass`: the host gets them. `drop`. `reject`: the sender is told by ICMP that the port is unreachable. All services of a VIP say the same.",
+        meaning: "What becomes of packets to the VIP that are for none of its services. `pass`: the host gets them. `drop`. `reject`: the sender is told, over TCP by a reset, else by ICMP that the port is unreachable. All services of a VIP say the same.",
         example: r#""reject""#,
     };
     pub static ECHO: Key = Key {
@@ -315,7 +334,7 @@ pub(super) mod service {
         name: "hash",
         kind: Kind::Word(words::<HashPolicy>),
         absent: Absent::Word(HashPolicy::WORDS[0].0),
-        meaning: "What chooses the backend of a packet. `l3+l4`: addresses and ports, every connection on its own. `source`: the client's address, so that all its connections reach one backend. `l3`: both addresses, which within one service is the same.",
+        meaning: "What chooses the backend of a packet. `l3+l4`: addresses and ports, every connection on its own. `source`: the client's address, so that all its connections reach one backend. `l3`: both addresses, which within one service is the same. `l2+3`: the client's address and the MAC address of who delivered the packet. `per-packet`: nothing that lasts, every packet to any backend; UDP only.",
         example: r#""source""#,
     };
     pub static SLOTS: Key = Key {

@@ -8,7 +8,8 @@ use super::{
     schema::{Absent, Kind, SECTIONS},
 };
 use crate::model::{
-    Check, CheckKind, Dataplane, Echo, HashPolicy, Mode, Model, Protocol, Unmatched, XdpMode,
+    Check, CheckKind, Dataplane, Echo, Fragments, HashPolicy, Mode, Model, MssClamp, Protocol,
+    Unmatched, XdpMode,
 };
 
 mod flows;
@@ -813,6 +814,40 @@ fn codes_of_vips() {
             "[[service.backend]]\naddress = \"fd00::1\"\n",
         ),
         "9:11 backend fd00::1 is IPv6 behind an IPv4 VIP | write its IPv4 address | or serve IPv6 clients by a [[service]] with an IPv6 VIP",
+    );
+}
+
+#[test]
+fn what_asks_for_a_protocol_or_a_mode() {
+    let service = |text: &str| model(&with_service(text, "")).services.remove(0);
+    let plain = service("mode = \"nat\"");
+    assert_eq!((plain.fragments, plain.mss_clamp), (Fragments::Track, None));
+    assert!(plain.sole);
+    let auto = service("mode = \"nat\"\nmss_clamp = \"auto\"");
+    assert_eq!(auto.mss_clamp, Some(MssClamp::Auto));
+    let bytes = service("mode = \"nat\"\nmss_clamp = 1300\nfragments = \"drop\"");
+    assert_eq!(
+        (bytes.mss_clamp, bytes.fragments),
+        (Some(MssClamp::Bytes(1300)), Fragments::Drop)
+    );
+    one_error(
+        &with_service("hash = \"per-packet\"\nmode = \"nat\"", ""),
+        "3:8 `per-packet` is for UDP alone | packets of a connection would reach servers that do not know it",
+    );
+    one_error(
+        &with_service("mss_clamp = 1300\nmode = \"nat\"\nprotocol = \"udp\"", ""),
+        "3:13 `mss_clamp` is for TCP alone | remove it",
+    );
+    one_error(
+        &with_service("fragments = \"l3\"\nmode = \"nat\"", ""),
+        "3:13 fragments cannot be translated without their ports | write \"track\" or \"drop\"",
+    );
+    one_error(
+        &with_service(
+            "mode = \"nat\"\nprotocol = \"sctp\"",
+            "[[service.backend]]\naddress = \"10.0.0.9\"\nport = 8080\n",
+        ),
+        "10:8 a port of SCTP cannot be translated | remove it, or write 80 | let the server listen on the service's port",
     );
 }
 

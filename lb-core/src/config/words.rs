@@ -2,7 +2,8 @@
 
 use crate::{
     model::{
-        Echo, HashPolicy, Mode, OnBackendDown, OnDrainEnd, Protocol, Tracking, Unmatched, XdpMode,
+        Echo, Fragments, HashPolicy, Mode, OnBackendDown, OnDrainEnd, Protocol, Tracking,
+        Unmatched, XdpMode,
     },
     vrrp::codec::ChecksumForm,
 };
@@ -75,6 +76,14 @@ impl Word for Unmatched {
     ];
 }
 
+impl Word for Fragments {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("track", Self::Track),
+        ("l3", Self::L3),
+        ("drop", Self::Drop),
+    ];
+}
+
 impl Word for Echo {
     const WORDS: &'static [(&'static str, Self)] =
         &[("host", Self::Host), ("balancer", Self::Balancer)];
@@ -99,14 +108,17 @@ impl Word for OnDrainEnd {
 }
 
 impl Word for Protocol {
-    const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp), ("udp", Self::Udp)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("tcp", Self::Tcp), ("udp", Self::Udp), ("sctp", Self::Sctp)];
 }
 
 impl Word for HashPolicy {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("l3+l4", Self::L3L4),
         ("l3", Self::L3),
+        ("l2+3", Self::L2L3),
         ("source", Self::Source),
+        ("per-packet", Self::PerPacket),
     ];
 }
 

@@ -8,7 +8,7 @@ use std::{
 use lb_common::{
     address::Address,
     index::Entry,
-    tables::{Backend, BackendState, HashPolicy, Key, Mode, NextHop, Service, Slot, Tables},
+    tables::{Backend, BackendState, HashPolicy, Key, Mode, NextHop, Service, Slot, Tables, flags},
 };
 
 use super::{
@@ -36,6 +36,8 @@ pub struct Wanted {
     pub gue_port: u16,
     /// Code of the VIP for [`Mode::Dscp`].
     pub dscp: u8,
+    /// Largest TCP segment; see [`Service::mss`].
+    pub mss: u16,
     /// Low bits of an IPv4 tunnel source that carry flow entropy.
     pub source_bits: u8,
     /// Bits of [`flags`](lb_common::tables::flags).
@@ -368,6 +370,7 @@ impl Layout {
         });
         // From here on packets see it. `has_index_room` has seen places for all of these.
         writes.extend(self.index.set(&wanted.key, Entry::Service(record))?);
+        writes.extend(self.set_sole(wanted, record)?);
         writes.extend(updates);
         writes.extend(self.set_reverse(wanted, &placed, &assigned)?);
         if let Some(old) = before {
@@ -386,6 +389,9 @@ impl Layout {
             return writes;
         };
         writes.extend(self.index.remove(key));
+        if placed.service.flags & flags::SOLE != 0 {
+            writes.extend(self.index.remove(&portless(key)));
+        }
         if placed.service.mode == Mode::Nat as u8 {
             for backend in placed.numbers.iter().flatten() {
                 writes.extend(self.index.remove(&Key::new(
@@ -443,6 +449,7 @@ impl Layout {
             |backend: &WantedBackend| Key::new(backend.address, wanted.key.protocol, backend.port);
         self.index.has_room(&wanted.key)
             && self.index.has_room(&Key::address_only(wanted.key.address))
+            && (wanted.flags & flags::SOLE == 0 || self.index.has_room(&portless(&wanted.key)))
             && (wanted.mode != Mode::Nat
                 || wanted
                     .backends
@@ -469,6 +476,17 @@ impl Layout {
             )?);
         }
         Ok(writes)
+    }
+
+    /// The cell by which packets without ports find the only service of an address and protocol. One that is the only one no more leaves
+    /// it to the other, which is set, too.
+    fn set_sole(&mut self, wanted: &Wanted, record: u32) -> Result<Option<Write>, Full> {
+        let key = portless(&wanted.key);
+        if wanted.flags & flags::SOLE != 0 {
+            self.index.set(&key, Entry::Service(record))
+        } else {
+            Ok(self.index.remove(&key))
+        }
     }
 
     /// The cell of an address as such: names any service that has it.
@@ -684,6 +702,10 @@ impl Assigned {
     }
 }
 
+fn portless(key: &Key) -> Key {
+    Key::new(key.address, key.protocol, 0)
+}
+
 fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
     Service {
         key: wanted.key,
@@ -696,6 +718,7 @@ fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
         hash: wanted.hash as u8,
         gue_port: wanted.gue_port,
         dscp: wanted.dscp,
+        mss: wanted.mss,
         source_bits: wanted.source_bits,
         flags: wanted.flags,
         ..Service::default()

@@ -102,6 +102,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> Wanted {
         slot_count: SLOTS,
         gue_port: 6080,
         dscp: 0,
+        mss: 0,
         source_bits: 0,
         flags: 0,
         backends,

@@ -5,13 +5,17 @@ use core::net::IpAddr;
 use lb_common::{
     address::Address,
     hash::mix,
+    mss,
     tables::{self, Key, NextHop, flags},
 };
 
 use super::layout::{Wanted, WantedBackend};
 use crate::{
     drain::Drain,
-    model::{Backend, Echo, HashPolicy, Mode, Service, ServiceKey, TunnelSources, Unmatched},
+    model::{
+        Backend, Echo, Fragments, HashPolicy, Mode, MssClamp, Service, ServiceKey, TunnelSources,
+        Unmatched,
+    },
 };
 
 /// What is known of a backend at present.
@@ -43,6 +47,11 @@ pub fn wanted(
         slot_count: service.slots,
         gue_port: service.gue_port,
         dscp: service.dscp,
+        mss: match service.mss_clamp {
+            None => 0,
+            Some(MssClamp::Auto) => mss::AUTO,
+            Some(MssClamp::Bytes(bytes)) => bytes,
+        },
         source_bits: sources.entropy_bits(),
         flags: flags(service),
         backends: service
@@ -82,7 +91,13 @@ fn flags(service: &Service) -> u16 {
         Echo::Host => 0,
         Echo::Balancer => flags::ECHO,
     };
-    unmatched | echo
+    let fragments = match service.fragments {
+        Fragments::Track => flags::FRAGMENTS_TRACK,
+        Fragments::L3 => flags::FRAGMENTS_L3,
+        Fragments::Drop => flags::FRAGMENTS_DROP,
+    };
+    let sole = if service.sole { flags::SOLE } else { 0 };
+    unmatched | echo | fragments | sole
 }
 
 /// Services differ in their seed, so that a client's ports do not meet the same backend number everywhere.
@@ -123,6 +138,8 @@ impl From<HashPolicy> for tables::HashPolicy {
         match policy {
             HashPolicy::L3L4 => Self::L3L4,
             HashPolicy::L3 | HashPolicy::Source => Self::L3,
+            HashPolicy::L2L3 => Self::L2L3,
+            HashPolicy::PerPacket => Self::PerPacket,
         }
     }
 }

@@ -54,6 +54,8 @@ fn is_taken(address: IpAddr, port: u16, protocol: Protocol) -> bool {
             socket.bind(SocketAddr::new(address, port))
         }),
         Protocol::Udp => UdpSocket::bind((address, port)).map(drop),
+        // Its sockets are not read: nobody asks about them.
+        Protocol::Sctp => Ok(()),
     };
     let outcome = match try_bind(address) {
         // The VIP is missing here.

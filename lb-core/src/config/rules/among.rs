@@ -1,7 +1,7 @@
 //! What services must not share: names, what they are found by, and backends whose replies could be either's.
 
 use core::net::IpAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     config::{
@@ -9,7 +9,7 @@ use crate::{
         file::Service,
         reader::At,
     },
-    model::{BackendKey, Protocol, ServiceKey, Tracking},
+    model::{BackendKey, Fragments, Protocol, ServiceKey, Tracking},
 };
 
 pub(super) fn check(services: &[Service], sink: &Sink) {
@@ -47,6 +47,37 @@ pub(super) fn of_vips<T: Copy + PartialEq>(
         .into_iter()
         .map(|(vip, value)| (vip, value.value))
         .collect()
+}
+
+/// VIPs and protocols with a single service. Fragments that go without ports need theirs to be one.
+pub(super) fn sole(services: &[Service], sink: &Sink) -> HashSet<(IpAddr, Protocol)> {
+    let of = |service: &Service| {
+        Some((
+            service.vip.as_ref()?.value,
+            service.protocol.as_ref()?.value,
+        ))
+    };
+    let mut counts: HashMap<(IpAddr, Protocol), usize> = HashMap::new();
+    for key in services.iter().filter_map(of) {
+        *counts.entry(key).or_default() += 1;
+    }
+    for service in services {
+        let (Some(fragments), Some(key)) = (&service.fragments, of(service)) else {
+            continue;
+        };
+        if fragments.value == Fragments::L3 && counts.get(&key).is_some_and(|count| *count > 1) {
+            sink.push(
+                Diagnostic::error(
+                    fragments.span.clone(),
+                    format!("{} has several services over {}", key.0, key.1),
+                )
+                .label("a fragment without ports could be for any of them")
+                .help("write \"track\", or give the service a VIP of its own"),
+            );
+        }
+    }
+    let single = counts.into_iter().filter(|(_, count)| *count == 1);
+    single.map(|(key, _)| key).collect()
 }
 
 fn names(services: &[Service], sink: &Sink) {

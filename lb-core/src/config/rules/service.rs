@@ -13,8 +13,8 @@ use crate::{
         words::{CheckType, ModeWord},
     },
     model::{
-        Backend, BackendKey, Check, CheckKind, MAX_BACKENDS_PER_SERVICE, MAX_SLOTS_PER_SERVICE,
-        Protocol, Service, SnatPoolName, Timeouts,
+        Backend, BackendKey, Check, CheckKind, Fragments, HashPolicy, MAX_BACKENDS_PER_SERVICE,
+        MAX_SLOTS_PER_SERVICE, Mode, Protocol, Service, SnatPoolName, Timeouts,
     },
 };
 
@@ -30,6 +30,7 @@ pub(super) fn check(
     };
     encap(&written, sink);
     families(&written, sink);
+    packets(&written, sink);
     ports(&written, sink);
     duplicates(&written, sink);
     table_size(&written, slots, sink);
@@ -65,6 +66,9 @@ pub(super) fn check(
         gue_port: written.gue_port?.value,
         // Given out when all are known.
         dscp: 0,
+        sole: false,
+        fragments: written.fragments?.value,
+        mss_clamp: written.mss_clamp.map(|at| at.value),
         // What other services of the VIP say comes in when all are known.
         unmatched: written
             .unmatched
@@ -107,6 +111,70 @@ fn backend(written: file::Backend, service_port: u16) -> Option<Backend> {
         weight: written.weight?.value,
         drain: written.drain?.value,
     })
+}
+
+/// What asks for a protocol, or for a mode.
+fn packets(service: &file::Service, sink: &Sink) {
+    let (Some(protocol), Some(mode), Some(port)) =
+        (&service.protocol, &service.mode, &service.port)
+    else {
+        return;
+    };
+    if let Some(hash) = &service.hash
+        && hash.value == HashPolicy::PerPacket
+        && protocol.value != Protocol::Udp
+    {
+        sink.push(
+            Diagnostic::error(hash.span.clone(), "`per-packet` is for UDP alone")
+                .label("packets of a connection would reach servers that do not know it")
+                .related(
+                    protocol.span.clone(),
+                    format!("the protocol is {}", protocol.value),
+                ),
+        );
+    }
+    if let Some(clamp) = &service.mss_clamp
+        && protocol.value != Protocol::Tcp
+    {
+        sink.push(
+            Diagnostic::error(clamp.span.clone(), "`mss_clamp` is for TCP alone")
+                .label("remove it"),
+        );
+    }
+    if let Some(fragments) = &service.fragments
+        && fragments.value == Fragments::L3
+        && mode.value.translates_port()
+    {
+        sink.push(
+            Diagnostic::error(
+                fragments.span.clone(),
+                "fragments cannot be translated without their ports",
+            )
+            .label("write \"track\" or \"drop\"")
+            .related(mode.span.clone(), "the mode"),
+        );
+    }
+    if protocol.value != Protocol::Sctp {
+        return;
+    }
+    if mode.value == Mode::Snat {
+        sink.push(
+            Diagnostic::error(protocol.span.clone(), "`snat` cannot carry SCTP")
+                .label("its checksum covers the ports, which `snat` changes")
+                .related(mode.span.clone(), "the mode")
+                .help("mode = \"nat\" leaves the ports, the DSR modes leave everything"),
+        );
+    }
+    for own in service.backends.iter().filter_map(|b| b.port.as_ref()) {
+        if own.value != port.value && mode.value.translates_port() {
+            sink.push(
+                Diagnostic::error(own.span.clone(), "a port of SCTP cannot be translated")
+                    .label(format!("remove it, or write {}", port.value))
+                    .related(protocol.span.clone(), "its checksum covers the ports")
+                    .help("let the server listen on the service's port"),
+            );
+        }
+    }
 }
 
 fn families(service: &file::Service, sink: &Sink) {
@@ -310,16 +378,25 @@ fn warn_of_tcp_for_udp(written: &file::Check, service: &file::Service, sink: &Si
     let udp = service
         .protocol
         .as_ref()
-        .is_some_and(|protocol| protocol.value == Protocol::Udp);
+        .is_some_and(|protocol| protocol.value != Protocol::Tcp);
     if let Some(kind) = written
         .kind
         .as_ref()
         .filter(|_| udp && written.port.is_none())
     {
         sink.push(
-            Diagnostic::warning(kind.span.clone(), "a TCP check for a UDP service")
-                .label("healthy only if the server also accepts TCP on this port")
-                .help("write the port that it accepts TCP on, as `port` of the check"),
+            Diagnostic::warning(
+                kind.span.clone(),
+                format!(
+                    "a TCP check for {} service",
+                    match service.protocol.as_ref().map(|protocol| protocol.value) {
+                        Some(Protocol::Sctp) => "an SCTP",
+                        _ => "a UDP",
+                    }
+                ),
+            )
+            .label("healthy only if the server also accepts TCP on this port")
+            .help("write the port that it accepts TCP on, as `port` of the check"),
         );
     }
 }
