@@ -17,6 +17,7 @@ mod host;
 pub mod http;
 pub mod keepalived;
 mod lab;
+pub mod matrix;
 pub mod packet;
 pub mod pair;
 mod picture;

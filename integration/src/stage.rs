@@ -15,6 +15,7 @@ use crate::{
     error::{Context, Error, Result},
     host::{Host, Role},
     lab::Lab,
+    real_server,
     server::{self, Echo, Nginx},
     topology::{Segments, ServersAre, Topology, VIP4, VIP6},
 };
@@ -46,7 +47,8 @@ pub struct Stage {
 pub fn lab(name: &str, mode: Mode, segments: Segments) -> Result<Lab> {
     let servers_are = match extra_addresses(mode) {
         [] => ServersAre::BehindBalancer,
-        vips => ServersAre::L2Dsr(vips.to_vec()),
+        vips if mode == Mode::L2Dsr => ServersAre::L2Dsr(vips.to_vec()),
+        _ => ServersAre::Plain,
     };
     Topology::new(segments).servers_are(servers_are).build(name)
 }
@@ -57,6 +59,20 @@ pub const fn extra_addresses(mode: Mode) -> &'static [IpAddr] {
         Mode::Nat | Mode::Snat => &[],
         Mode::L2Dsr | Mode::Ipip | Mode::Gre | Mode::Gue | Mode::Dscp => &[VIP4, VIP6],
     }
+}
+
+/// Makes real servers of the servers of a [`lab`] whose mode needs more than it gives them.
+///
+/// # Errors
+/// `futago backend` refuses.
+pub fn prepare_servers(lab: &Lab, mode: Mode, configuration: &str) -> Result<()> {
+    if extra_addresses(mode).is_empty() || mode == Mode::L2Dsr {
+        return Ok(());
+    }
+    for host in lab.hosts_of(Role::Server) {
+        real_server::set_up(host, configuration)?;
+    }
+    Ok(())
 }
 
 /// The VIP of a family with a port.
@@ -86,12 +102,6 @@ impl Stage {
     }
 
     fn in_lab(lab: Lab, mode: Mode, big: Option<&Path>) -> Result<Self> {
-        let extra = extra_addresses(mode);
-        let nginx = server::nginx_everywhere(lab.hosts_of(Role::Server), extra, HTTP, big)?;
-        let echo = lab
-            .hosts_of(Role::Server)
-            .map(|host| echo(host, extra))
-            .collect::<Result<_>>()?;
         let mut services = Vec::new();
         for (family, ipv6) in [("4", false), ("6", true)] {
             let web = vip(ipv6, HTTP);
@@ -105,7 +115,15 @@ impl Stage {
             services.push(udp.udp(&format!("echo{family}")));
         }
         let lb = lab.host("lb1")?;
-        let daemon = Daemon::start(lb, &daemon::configuration(lb, &services), &[])?;
+        let configuration = daemon::configuration(lb, &services);
+        prepare_servers(&lab, mode, &configuration)?;
+        let extra = extra_addresses(mode);
+        let nginx = server::nginx_everywhere(lab.hosts_of(Role::Server), extra, HTTP, big)?;
+        let echo = lab
+            .hosts_of(Role::Server)
+            .map(|host| echo(host, extra))
+            .collect::<Result<_>>()?;
+        let daemon = Daemon::start(lb, &configuration, &[])?;
         daemon.wait_until_up()?;
         Ok(Self {
             mode,
@@ -134,7 +152,11 @@ impl Stage {
     }
 }
 
-fn echo(host: &Host, extra: &[IpAddr]) -> Result<Echo> {
+/// An echo server on a host's own addresses and the extra ones, at [`ECHO`].
+///
+/// # Errors
+/// See [`Echo::start`].
+pub fn echo(host: &Host, extra: &[IpAddr]) -> Result<Echo> {
     let own = [host.ipv4()?, host.ipv6()?];
     let addresses: Vec<_> = own
         .iter()

@@ -68,6 +68,12 @@ const TABLE: &[Needed] = &[
         &[Use::Demo, Use::Drill, Use::LabTests],
     ),
     needed(
+        "traceroute",
+        "traceroute",
+        "hops, in the matrix of modes",
+        &[Use::LabTests],
+    ),
+    needed(
         "tcpdump",
         "tcpdump",
         "what is on the wire",
