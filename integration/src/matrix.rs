@@ -44,6 +44,7 @@ pub const ROWS: &[Row] = &[
     row("gre", Mode::Gre, Segments::One),
     row("gue", Mode::Gue, Segments::One),
     row("gue-two-arm", Mode::Gue, Segments::Two),
+    row("dscp", Mode::Dscp, Segments::One).lacks(DSCP_NOT_YET),
     row("ipip-crossed", Mode::Ipip, Segments::One).crossed(),
     row("gre-crossed", Mode::Gre, Segments::One).crossed(),
     row("gue-crossed", Mode::Gue, Segments::One).crossed(),
@@ -52,12 +53,14 @@ pub const ROWS: &[Row] = &[
 /// Rows that cannot be written yet, and why.
 pub const MISSING_ROWS: &[(&str, &str)] = &[];
 
-const NOT_YET: &[(&str, &str)] = &[
+const NOT_YET: &[(&str, &str)] = &[("fragments", "fragments to a service are dropped")];
+
+const DSCP_NOT_YET: &[(&str, &str)] = &[
     (
         "path mtu",
-        "ICMP errors for a flow are not handed to its backend",
+        "what an ICMP error quotes is rewritten to the server's address, for which it has no connection",
     ),
-    ("fragments", "fragments to a service are dropped"),
+    NOT_YET[0],
 ];
 
 const fn row(name: &'static str, mode: Mode, segments: Segments) -> Row {
@@ -73,6 +76,11 @@ const fn row(name: &'static str, mode: Mode, segments: Segments) -> Row {
 impl Row {
     const fn crossed(mut self) -> Self {
         self.crossed = true;
+        self
+    }
+
+    const fn lacks(mut self, not_yet: &'static [(&'static str, &'static str)]) -> Self {
+        self.not_yet = not_yet;
         self
     }
 
@@ -189,6 +197,7 @@ fn services(lab: &Lab, row: &Row) -> Result<Vec<Service>> {
                 mode: row.mode,
                 backends: backends.clone(),
                 check: Some(Check::quick(HTTP)),
+                keys: String::new(),
             });
         }
     }

@@ -25,6 +25,7 @@ rows! {
     gre = "gre";
     gue = "gue";
     gue_two_arm = "gue-two-arm";
+    dscp = "dscp";
     ipip_crossed = "ipip-crossed";
     gre_crossed = "gre-crossed";
     gue_crossed = "gue-crossed";

@@ -99,6 +99,11 @@ impl Duty {
         keys.map(|key| (key, Address::default())).into()
     }
 
+    /// Whether somebody has to change its packets before the host's stack gets them.
+    pub fn needs_program(&self) -> bool {
+        self.tunnel.is_some() || self.mark != 0
+    }
+
     /// Where a socket must listen.
     pub fn listens_at(&self) -> (IpAddr, u16) {
         if self.arrival.to_vip() {
@@ -223,9 +228,7 @@ pub fn program_duties(duties: &[Duty]) -> BTreeMap<Key, Address> {
 
 /// Where the XDP program of a host with these duties has to run.
 pub fn program_interfaces(duties: &[Duty]) -> BTreeSet<String> {
-    let changed = duties
-        .iter()
-        .filter(|duty| duty.tunnel.is_some() || duty.mark != 0);
+    let changed = duties.iter().filter(|duty| duty.needs_program());
     changed.map(|duty| duty.interface.clone()).collect()
 }
 

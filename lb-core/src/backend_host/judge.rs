@@ -229,18 +229,23 @@ impl Judge<'_> {
         let wanted = program_duties(self.duties);
         let found = |duty: &Duty| {
             let interface = self.host.interfaces.get(&duty.interface);
-            interface.map_or(&Decapsulation::Nobody, |interface| &interface.decapsulates)
+            match interface.map(|interface| &interface.decapsulates) {
+                // No device of the kernel knows marks.
+                Some(Decapsulation::Device) if duty.mark != 0 => &Decapsulation::Nobody,
+                Some(found) => found,
+                None => &Decapsulation::Nobody,
+            }
         };
-        let nobody = |duty: &Duty| duty.tunnel.is_some() && *found(duty) == Decapsulation::Nobody;
+        let nobody = |duty: &Duty| duty.needs_program() && *found(duty) == Decapsulation::Nobody;
         let other = |duty: &Duty| {
-            duty.tunnel.is_some()
+            duty.needs_program()
                 && matches!(found(duty), Decapsulation::Program(duties) if *duties != wanted)
         };
         // One program for all of them: it is replaced everywhere, or on none.
         let interfaces = self
             .duties
             .iter()
-            .filter(|duty| duty.tunnel.is_some() && *found(duty) != Decapsulation::Device)
+            .filter(|duty| duty.needs_program() && *found(duty) != Decapsulation::Device)
             .map(|duty| duty.interface.clone())
             .collect();
         let step = Step::Decapsulate {
@@ -259,7 +264,7 @@ impl Judge<'_> {
             finding(
                 Kind::NotDecapsulated,
                 self.services(nobody),
-                "nothing on this server takes the packets out of the tunnel",
+                "nothing on this server takes the packets out of the tunnel, or knows which VIP a DSCP stands for",
             ),
             finding(
                 Kind::DecapsulatesOther,

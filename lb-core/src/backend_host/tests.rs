@@ -482,3 +482,28 @@ fn the_program_knows_the_tunnels_and_vips_of_the_file_and_is_replaced_when_they_
     let services: Vec<_> = found[0].services.iter().map(|s| s.as_str()).collect();
     assert_eq!(services, ["web", "web6"]);
 }
+
+#[test]
+fn a_code_needs_the_program_and_no_tunnel_device_will_do() {
+    let mut host = server();
+    let file = FILE.replacen("\"l2-dsr\"", "\"l3-dsr\"\nencap = \"dscp\"\ndscp = 11", 1);
+    let model = config::parse("futago.toml", &file)
+        .unwrap_or_else(|report| panic!("{report}"))
+        .model;
+    let mut duties = duties(&model, Who::Holder, None, &host).expect("a backend");
+    duties.truncate(1);
+    let wanted = program_duties(&duties);
+    let mark = Key::mark(ip("192.0.2.21").into(), 11, 6, 80);
+    assert_eq!(wanted.get(&mark), Some(&ip("192.0.2.10").into()));
+    for found in [Decapsulation::Nobody, Decapsulation::Device] {
+        host.interfaces
+            .get_mut("eth0")
+            .expect("test data")
+            .decapsulates = found;
+        let found = judge(&duties, &host, &BTreeSet::new());
+        assert_eq!(found[0].kind, Kind::NotDecapsulated);
+    }
+    let eth0 = host.interfaces.get_mut("eth0").expect("test data");
+    eth0.decapsulates = Decapsulation::Program(wanted);
+    assert_eq!(judge(&duties, &host, &BTreeSet::new()), []);
+}
