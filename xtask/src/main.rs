@@ -1,6 +1,7 @@
 //! `cargo xtask`: how Futago is built, tested and shown. Links to none of the other crates, so that it runs when they do not build.
 
 mod ebpf;
+mod kernel;
 mod lab;
 mod packages;
 mod process;
@@ -29,6 +30,7 @@ enum Command {
     /// Break something of a running pair and measure what a client saw
     Drill(lab::Args),
     Ebpf(ebpf::Args),
+    Kernel(kernel::Args),
     Test(test::Args),
 }
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => lab::run("demo", args),
         Command::Drill(args) => lab::run("drill", args),
         Command::Ebpf(args) => ebpf::run(args),
+        Command::Kernel(args) => kernel::run(&args),
         Command::Test(args) => test::run(args),
     };
     match outcome {

@@ -17,6 +17,8 @@ pub enum Use {
     Drill,
     /// `cargo xtask ebpf --stats`, and the check of an object from another toolchain
     Load,
+    /// `cargo xtask kernel`
+    Kernel,
     /// `cargo xtask test --quick`: host and packet tests
     PacketTests,
     /// `cargo xtask test`: all of them
@@ -35,7 +37,7 @@ const TABLE: &[Needed] = &[
         "ip",
         "iproute2",
         "namespaces, links, addresses, routes",
-        &[Use::Demo, Use::Drill, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::LabTests, Use::Kernel],
     ),
     needed(
         "ethtool",
@@ -101,8 +103,21 @@ const TABLE: &[Needed] = &[
         "bpftool",
         "bpftool",
         "loads an object, shows maps",
-        &[Use::Load, Use::LabTests],
+        &[Use::Load, Use::LabTests, Use::Kernel],
     ),
+    needed(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "boots another kernel",
+        &[Use::Kernel],
+    ),
+    needed(
+        "busybox",
+        "busybox-static",
+        "the programs of that kernel's guest",
+        &[Use::Kernel],
+    ),
+    needed("cpio", "cpio", "the guest's file system", &[Use::Kernel]),
 ];
 
 /// Packages whose installation enables a service that must neither start now nor at the next boot.
