@@ -3,16 +3,16 @@
 mod pair;
 mod scene;
 mod screen;
+mod setting;
 mod summary;
 
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
-use integration::Segments;
-use lb_core::model::Mode;
+use clap::Parser;
 
 use scene::{Outcome, Scene};
 use screen::Screen;
+use setting::Setting;
 
 /// A client, a load balancer that runs Futago, and three web servers, as network namespaces of this machine.
 ///
@@ -39,57 +39,6 @@ struct Args {
     keep: bool,
 }
 
-/// A forwarding mode and where the balancer stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Setting {
-    /// Addresses are translated, clients and servers on one switch
-    NatOneArm,
-    /// Addresses are translated, the balancer stands between two switches
-    NatTwoArm,
-    /// Servers answer clients directly
-    L2Dsr,
-}
-
-impl Setting {
-    const fn mode(self) -> Mode {
-        match self {
-            Self::NatOneArm | Self::NatTwoArm => Mode::Nat,
-            Self::L2Dsr => Mode::L2Dsr,
-        }
-    }
-
-    const fn segments(self) -> Segments {
-        match self {
-            Self::NatOneArm | Self::L2Dsr => Segments::One,
-            Self::NatTwoArm => Segments::Two,
-        }
-    }
-
-    const fn title(self) -> &'static str {
-        match self {
-            Self::NatOneArm => "nat, one-arm",
-            Self::NatTwoArm => "nat, two-arm",
-            Self::L2Dsr => "l2-dsr",
-        }
-    }
-
-    const fn explanation(self) -> &'static str {
-        match self {
-            Self::NatOneArm => {
-                "The balancer rewrites the destination to a server, and the answer's source back to the VIP.\n\
-                 All on one switch; the servers' gateway is the balancer."
-            }
-            Self::NatTwoArm => {
-                "As before, but clients and servers are on switches of their own, with the balancer between."
-            }
-            Self::L2Dsr => {
-                "Only the destination MAC is rewritten. Every server holds the VIP on its loopback interface and\n\
-                 answers the client directly: the balancer sees one direction only."
-            }
-        }
-    }
-}
-
 fn main() -> ExitCode {
     let args = Args::parse();
     let screen = Screen::new();
@@ -106,7 +55,7 @@ fn main() -> ExitCode {
 fn show(args: &Args, screen: &Screen) -> anyhow::Result<()> {
     let settings = match args.mode.as_slice() {
         [] if args.pair => &[],
-        [] => Setting::value_variants(),
+        [] => Setting::USUAL,
         chosen => chosen,
     };
     let began = std::time::Instant::now();

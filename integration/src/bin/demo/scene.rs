@@ -19,8 +19,8 @@ use lb_core::{health::State, model::Mode};
 use lb_userspace::api::status::Status;
 
 use crate::{
-    Setting,
     screen::{Screen, ms, thousands},
+    setting::Setting,
 };
 
 /// Name of the service.
@@ -87,26 +87,36 @@ impl Scene {
         let vip = format!("VIP  {}", to.ip());
         let mut notes = vec![("lb1", vip.as_str()), ("lb1", "futago")];
         for server in ["server1", "server2", "server3"] {
-            if mode != Mode::Nat {
+            if !stage::extra_addresses(mode).is_empty() {
                 notes.push((server, "lo   the VIP"));
+            }
+            if mode.words().1.is_some() {
+                notes.push((server, "XDP  backend"));
             }
             notes.push((server, "nginx"));
         }
         screen.blank();
         screen.picture(&lab.picture(&notes));
 
+        let check = Check::quick(HTTP);
+        let lb = lab.host("lb1")?;
+        let mut service = Service::over_servers(&lab, WEB, to, mode)?;
+        service.check = Some(check);
+        if setting.is_crossed() {
+            for (backend, host) in service.backends.iter_mut().zip(lab.hosts_of(Role::Server)) {
+                backend.address = if ipv6 { host.ipv4()? } else { host.ipv6()? };
+            }
+        }
+        let configuration = daemon::configuration(lb, &[service]);
+        stage::prepare_servers(&lab, mode, &configuration)?;
         let extra = stage::extra_addresses(mode);
         let nginx = screen.step("starting nginx on the servers", || {
             let nginx = server::nginx_everywhere(lab.hosts_of(Role::Server), extra, HTTP, None)?;
             let said = format!("nginx on {} servers", nginx.len());
             Ok((nginx, said))
         })?;
-        let check = Check::quick(HTTP);
         let daemon = screen.step("starting futago on lb1", || {
-            let lb = lab.host("lb1")?;
-            let mut service = Service::over_servers(&lab, WEB, to, mode)?;
-            service.check = Some(check);
-            let daemon = Daemon::start(lb, &daemon::configuration(lb, &[service]), &[])?;
+            let daemon = Daemon::start(lab.host("lb1")?, &configuration, &[])?;
             let status = daemon.wait_until_up()?;
             let interfaces: Vec<_> = status
                 .interfaces
