@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     thread,
     time::{Duration, Instant},
 };
@@ -109,7 +109,7 @@ impl Scene {
         }
         let configuration = daemon::configuration(lb, &[service]);
         stage::prepare_servers(&lab, mode, &configuration)?;
-        let extra = stage::extra_addresses(mode);
+        let extra = &vips(mode, to);
         let nginx = screen.step("starting nginx on the servers", || {
             let nginx = server::nginx_everywhere(lab.hosts_of(Role::Server), extra, HTTP, None)?;
             let said = format!("nginx on {} servers", nginx.len());
@@ -266,7 +266,7 @@ impl Scene {
         let revived_at = Instant::now();
         let recovery = screen.step(&format!("{name} is started again"), || {
             let servers = self.lab.hosts_of(Role::Server).skip(VICTIM).take(1);
-            let extra = stage::extra_addresses(self.mode);
+            let extra = &vips(self.mode, self.to);
             self.nginx
                 .extend(server::nginx_everywhere(servers, extra, HTTP, None)?);
             self.wait_for(State::Up, Duration::from_secs(10))?;
@@ -337,6 +337,12 @@ impl Scene {
 
 fn sent(report: &Report) -> u64 {
     report.answered() + report.failures.len() as u64
+}
+
+/// What servers hold beside their own addresses, of the family that is shown.
+fn vips(mode: Mode, to: SocketAddr) -> Vec<IpAddr> {
+    let all = stage::extra_addresses(mode).iter().copied();
+    all.filter(|vip| vip.is_ipv4() == to.is_ipv4()).collect()
 }
 
 /// What the program itself counted.
