@@ -641,6 +641,9 @@ mod tests {
     }
 
     proptest! {
+        // What strangers send: enough inputs that each byte of each form is hit by many values.
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
         #[test]
         fn roundtrip((meta, advert) in any_advert()) {
             let bytes = advert.encode(&meta.source, &meta.destination).expect("valid advert");

@@ -71,6 +71,9 @@ pub(super) struct Driver {
     leases: LeaseTable,
     vrrp: Vec<VrrpSocket>,
     echo: Vec<EchoSocket>,
+    /// What adverts from virtual MAC addresses leave by, by interface. Open for good: closing such a socket waits for all
+    /// processors, which takes longer than an advert interval.
+    virtual_macs: BTreeMap<u32, Announcer>,
     /// (peer, interface) → where it was heard.
     macs: BTreeMap<(u8, u32), Mac>,
     silent: BTreeSet<(u8, u8)>,
@@ -100,6 +103,7 @@ impl Driver {
         let node = Node::new(setup.config.clone())?;
         let failed = |what: String| move |source| ElectionError::Io { what, source };
         let (mut vrrp, mut echo): (Vec<VrrpSocket>, Vec<EchoSocket>) = (Vec::new(), Vec::new());
+        let mut virtual_macs = BTreeMap::new();
         for (router, place) in node.routers().zip(&setup.places) {
             let (family, ifindex) = (router.config().family(), place.paths.first().copied());
             let ifindex = ifindex.unwrap_or(0);
@@ -111,6 +115,11 @@ impl Driver {
                 vrrp.push(
                     VrrpSocket::open(family, ifindex, &place.interface).map_err(failed(what))?,
                 );
+            }
+            if router.config().virtual_mac && !virtual_macs.contains_key(&ifindex) {
+                let what = format!("open a packet socket on {}", place.interface);
+                let opened = Announcer::open(ifindex).map_err(io::Error::other);
+                virtual_macs.insert(ifindex, opened.map_err(failed(what))?);
             }
             for &path in place.paths.iter().filter(|_| model.pair.echo) {
                 if !echo.iter().any(|socket| socket.ifindex == path) {
@@ -192,6 +201,7 @@ impl Driver {
             leases,
             vrrp,
             echo,
+            virtual_macs,
             macs: BTreeMap::new(),
             silent: BTreeSet::new(),
             hands,
@@ -562,8 +572,9 @@ impl Driver {
         let mac = virtual_mac(family, config.vrid);
         let frame = frame::frame(family, mac, &config.primary, payload)
             .ok_or(io::ErrorKind::InvalidInput)?;
-        let announcer = Announcer::open(ifindex).map_err(io::Error::other)?;
-        announcer.send_frame(&frame).map_err(io::Error::other)
+        let sender = self.virtual_macs.get(&ifindex);
+        let sender = sender.ok_or(io::ErrorKind::NotConnected)?;
+        sender.send_frame(&frame).map_err(io::Error::other)
     }
 
     fn ask(&mut self, peer: u8, path: u8, frame: &[u8; FRAME_LEN]) {

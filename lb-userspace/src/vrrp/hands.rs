@@ -91,6 +91,11 @@ async fn work(
 ) {
     let trouble = |text: String| drop(events.send(Event::Trouble(text)));
     let holders = prepare(places, netlink, &trouble).await;
+    // Open for good: closing one waits for all processors, and what is asked next, such as to give addresses up, waits with it.
+    let announcers: Vec<_> = places
+        .iter()
+        .map(|place| Announcer::open(place.ifindex))
+        .collect();
     // Added by a kernel that keeps no mark.
     let mut unmarked: BTreeSet<(u32, IpAddr)> = BTreeSet::new();
     while let Ok(task) = inbox.recv() {
@@ -129,7 +134,12 @@ async fn work(
                     }
                 }
                 Task::Announce(_) => {
-                    if let Err(error) = announce(place, address) {
+                    let sent = match announcers.get(index) {
+                        Some(Ok(announcer)) => announce(announcer, place, address),
+                        Some(Err(error)) => Err(error.to_string()),
+                        None => Ok(()),
+                    };
+                    if let Err(error) = sent {
                         trouble(format!(
                             "cannot announce {address} on {}: {error}",
                             place.interface
@@ -205,14 +215,17 @@ async fn set_macvlan(
     }
 }
 
-fn announce(place: &Place, vip: IpAddr) -> Result<(), crate::net::announce::AnnounceError> {
+fn announce(announcer: &Announcer, place: &Place, vip: IpAddr) -> Result<(), String> {
     let Some(mac) = place.mac else {
         return Ok(());
     };
-    Announcer::open(place.ifindex)?.send(&Announcement {
+    let announcement = Announcement {
         vip,
         mac,
         arp: ArpForm::default(),
         router: vip.is_ipv6() && crate::net::forwards_ipv6(&place.interface),
-    })
+    };
+    announcer
+        .send(&announcement)
+        .map_err(|error| error.to_string())
 }

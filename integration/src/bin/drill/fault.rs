@@ -98,11 +98,13 @@ pub fn happen(subject: &mut Subject, args: &Args) -> Result<()> {
         }
         Fault::Partition => {
             for interface in subject.interfaces() {
-                subject.lab().unplug("lb2", interface)?;
+                subject.lab().cut_off("lb2", interface)?;
             }
             sleep(args.calm());
             for interface in subject.interfaces() {
-                subject.lab().plug("lb2", interface)?;
+                for direction in [Direction::FromHost, Direction::ToHost] {
+                    subject.lab().mend("lb2", interface, direction)?;
+                }
             }
             Ok(())
         }
