@@ -3,6 +3,7 @@
 //! The [`Layout`] knows what the tables hold and where there is room. It is asked for one service at a time and answers
 //! with writes whose order lets a packet see the old service or the new one, never a mixture.
 
+mod features;
 mod index;
 mod layout;
 mod ranges;
@@ -12,6 +13,7 @@ pub mod transition;
 mod wanted;
 pub mod write;
 
+pub use features::features;
 pub use layout::{Layout, PlanError, Wanted, WantedBackend};
 pub use wanted::{BackendNow, wanted};
 pub use write::{Capacity, Write};

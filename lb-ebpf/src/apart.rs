@@ -39,11 +39,14 @@ pub extern "C" fn extensions(context: *mut xdp_md, chain: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn encapsulate(context: *mut xdp_md) -> u64 {
+    let context = XdpContext::new(context);
+    let tables = MapTables::new(&context);
+    if tables.features() & features::TUNNEL == 0 {
+        return DEFECT;
+    }
     let Some(job) = job() else {
         return DEFECT;
     };
-    let context = XdpContext::new(context);
-    let tables = MapTables::new(&context);
     opaque(tunnel::encapsulate(&mut XdpFrame::new(&context), &tables, job).pack())
 }
 
@@ -100,6 +103,9 @@ pub extern "C" fn answer(context: *mut xdp_md, reason: u32) -> u64 {
     };
     let context = XdpContext::new(context);
     let tables = MapTables::new(&context);
+    if tables.features() & features::ANSWER == 0 {
+        return DEFECT;
+    }
     opaque(answer::answer(&mut XdpFrame::new(&context), &tables, job, reason).pack())
 }
 

@@ -29,7 +29,7 @@ pub use error::OpenError;
 pub use interface::AttachedMode;
 pub use leases::LeaseTable;
 pub use link::{AttachError, InterfaceReport};
-pub use load::{Dataplane, Options};
+pub use load::{Dataplane, Options, WidenError};
 pub use maps::{CapacityError, capacity_bytes};
 pub use run::{Action, RunError, TestRun};
 pub use tables::{MappedTables, WriteError};

@@ -101,6 +101,7 @@ impl Owner {
         let dataplane = Dataplane::open(dataplane::Options {
             directory: options.bpf_dir.clone(),
             interfaces,
+            features: plan::features(&model),
             ..dataplane::Options::new(capacity)
         })?;
         let adopted = dataplane.adopted();
@@ -671,6 +672,11 @@ impl Owner {
         let elects_anew = self.model.virtual_routers != model.virtual_routers
             || self.model.pair != model.pair
             || !self.model.nodes.keys().eq(model.nodes.keys());
+        // Before the tables ask for what the program does not do yet.
+        let features = plan::features(&model);
+        self.dataplane
+            .widen(features)
+            .context("the configuration needs parts that the running program does not have; nothing is changed")?;
         self.model = model;
         self.follow_model();
         self.prepare_host()?;

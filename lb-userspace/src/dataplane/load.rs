@@ -28,6 +28,15 @@ use super::{
 const PROGRAM: &str = "balancer";
 const LOAD_ATTEMPTS: u32 = 5;
 
+/// Why a program with more parts does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum WidenError {
+    #[error("the program cannot be loaded anew")]
+    Load(#[from] OpenError),
+    #[error("the program that was loaded anew cannot be attached")]
+    Attach(#[from] AttachError),
+}
+
 /// How to open the dataplane.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -38,6 +47,8 @@ pub struct Options {
     pub interfaces: Vec<(String, XdpMode)>,
     /// ICMP errors and echo replies of each CPU; a second is 2³⁰ ns.
     pub answers_per_second: u32,
+    /// Parts of the program that are there: [`lb_common::tables::features`].
+    pub features: u32,
 }
 
 impl Options {
@@ -48,6 +59,7 @@ impl Options {
             capacity,
             interfaces: Vec::new(),
             answers_per_second: Settings::DEFAULT.answers_per_second,
+            features: Settings::DEFAULT.features,
         }
     }
 }
@@ -60,6 +72,7 @@ pub struct Dataplane {
     wanted: BTreeMap<String, XdpMode>,
     links: BTreeMap<String, PinnedLink>,
     tables: MappedTables,
+    options: Options,
     /// Holds the program; it has no links of its own.
     ebpf: Ebpf,
 }
@@ -95,11 +108,46 @@ impl Dataplane {
             directory,
             generation,
             adopted,
-            wanted: options.interfaces.into_iter().collect(),
+            wanted: options.interfaces.iter().cloned().collect(),
             links: BTreeMap::new(),
             tables,
+            options,
             ebpf,
         })
+    }
+
+    /// Has the program do what `features` say beside what it does: loads it anew over the same tables, and puts it in place of the one that
+    /// runs, interface by interface and without a gap. Nothing happens if it does all of it. Fragments in flight are forgotten.
+    ///
+    /// # Errors
+    /// If the kernel refuses; interfaces that were not reached run the program as it was.
+    pub fn widen(&mut self, features: u32) -> Result<(), WidenError> {
+        if features & !self.options.features == 0 {
+            return Ok(());
+        }
+        let options = Options {
+            features: features | self.options.features,
+            ..self.options.clone()
+        };
+        let object = lb_ebpf::object().map_err(OpenError::from)?;
+        let shapes = Shapes::new(&options.capacity, possible_cpus()).map_err(OpenError::from)?;
+        self.ebpf = load(&object, &self.generation, &options, &shapes)?;
+        self.options = options;
+        for name in self.links.keys().cloned().collect::<Vec<_>>() {
+            if let Some(mode) = self.wanted.get(&name).copied() {
+                self.attach_interface(&name, mode)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Instructions that the kernel went through to verify the program; `None` on kernels that do not say.
+    pub fn verified_instructions(&self) -> Option<u32> {
+        self.program()
+            .ok()?
+            .info()
+            .ok()?
+            .verified_instruction_count()
     }
 
     /// Whether the tables are those of an earlier process, with its services in them.
@@ -260,7 +308,7 @@ fn load(
         index_mask: capacity.cells - 1,
         backends: capacity.backends,
         answers_per_second: options.answers_per_second,
-        ..Settings::DEFAULT
+        features: options.features,
     };
     let mut loader = EbpfLoader::new();
     loader.override_global("SETTINGS", settings.as_bytes(), true);
