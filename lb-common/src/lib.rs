@@ -28,6 +28,7 @@ pub mod ip;
 pub mod job;
 pub mod lease;
 pub mod link;
+pub mod load;
 pub mod mss;
 pub mod parse;
 pub mod real_server;

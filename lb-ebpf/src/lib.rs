@@ -5,4 +5,4 @@
 mod object;
 
 #[cfg(not(target_arch = "bpf"))]
-pub use object::{OBJECT, OBJECT_VARIABLE, ObjectError, object};
+pub use object::{BENCH_OBJECT, OBJECT, OBJECT_VARIABLE, ObjectError, object};

@@ -13,6 +13,11 @@ struct Aligned<Bytes: ?Sized>(Bytes);
 
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../prebuilt/futago.o"));
 
+static EMBEDDED_BENCH: &Aligned<[u8]> = &Aligned(*include_bytes!("../prebuilt/bench.o"));
+
+/// The object with the programs for load and for measurement.
+pub static BENCH_OBJECT: &[u8] = &EMBEDDED_BENCH.0;
+
 /// The prebuilt ELF object, aligned to 8 bytes. `prebuilt/origin.toml` tells where it comes from.
 pub static OBJECT: &[u8] = &EMBEDDED.0;
 
@@ -56,8 +61,10 @@ mod tests {
 
     #[test]
     fn embedded_object_is_aligned_bpf_elf() {
-        assert_eq!(OBJECT.as_ptr().align_offset(8), 0);
-        assert_eq!(&OBJECT[..6], b"\x7fELF\x02\x01", "64-bit little-endian ELF");
-        assert_eq!(&OBJECT[18..20], &247u16.to_le_bytes(), "EM_BPF");
+        for object in [OBJECT, BENCH_OBJECT] {
+            assert_eq!(object.as_ptr().align_offset(8), 0);
+            assert_eq!(&object[..6], b"\x7fELF\x02\x01", "64-bit little-endian ELF");
+            assert_eq!(&object[18..20], &247u16.to_le_bytes(), "EM_BPF");
+        }
     }
 }

@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod drain;
 mod failover;
+mod load;
 mod logging;
 mod output;
 mod reload;
@@ -36,6 +37,7 @@ Examples:
   futago drain web 10.0.0.11 --deadline 5m             no new connections for a backend
   futago stop --keep                                   end the daemon, go on forwarding
   futago backend --config /etc/futago.toml             on a real server: set it up
+  futago load send --help                              packets by the million, for tests
 
 Exit codes: 0 fine, 1 what was asked for failed, 2 wrong usage."
 )]
@@ -55,6 +57,7 @@ enum Command {
     Undrain(undrain::Undrain),
     Stop(stop::Stop),
     Backend(backend::Backend),
+    Load(load::Load),
 }
 
 /// Why a subcommand failed; `Display` is all that is printed, with its newline.
@@ -116,6 +119,7 @@ impl Cli {
             Command::Undrain(undrain) => undrain.run(),
             Command::Stop(stop) => stop.run(),
             Command::Backend(backend) => backend.run(),
+            Command::Load(load) => load.run(),
         }
     }
 }

@@ -31,5 +31,5 @@ pub use leases::LeaseTable;
 pub use link::{AttachError, InterfaceReport};
 pub use load::{Dataplane, Options, WidenError};
 pub use maps::{CapacityError, capacity_bytes};
-pub use run::{Action, RunError, TestRun};
+pub use run::{Action, RunError, TestRun, xdp_context};
 pub use tables::{MappedTables, WriteError};

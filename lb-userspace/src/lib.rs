@@ -5,6 +5,7 @@ pub mod backend;
 pub mod cli;
 pub mod daemon;
 pub mod dataplane;
+pub mod load;
 mod lock;
 pub mod net;
 pub mod probe;

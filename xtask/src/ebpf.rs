@@ -1,4 +1,4 @@
-//! `cargo xtask ebpf`: the BPF object that everybody else embeds, and the proof that it comes from these sources.
+//! `cargo xtask ebpf`: the BPF objects that everybody else embeds, and the proof that they come from these sources.
 
 mod build;
 mod dependencies;
@@ -15,10 +15,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::is_root;
 use crate::{packages, test, workspace};
-use origin::Origin;
+use origin::{Objects, Origin};
 use toolchain::Toolchain;
 
-/// Builds lb-ebpf into lb-ebpf/prebuilt/futago.o and records where it came from.
+/// Builds lb-ebpf into lb-ebpf/prebuilt/futago.o and bench.o and records where they came from.
 #[derive(clap::Args)]
 pub struct Args {
     /// Rebuild and compare with the prebuilt object; change nothing.
@@ -53,6 +53,21 @@ pub fn object_path() -> PathBuf {
     prebuilt().join("futago.o")
 }
 
+fn bench_path() -> PathBuf {
+    prebuilt().join("bench.o")
+}
+
+/// The objects in the repository.
+pub fn committed() -> Result<Objects> {
+    let read = |path: PathBuf| {
+        fs::read(&path).with_context(|| format!("no {}: run `cargo xtask ebpf`", path.display()))
+    };
+    Ok(Objects {
+        balancer: read(object_path())?,
+        bench: read(bench_path())?,
+    })
+}
+
 fn origin_path() -> PathBuf {
     prebuilt().join("origin.toml")
 }
@@ -62,48 +77,56 @@ fn prebuilt() -> PathBuf {
 }
 
 fn rebuild(toolchain: &Toolchain) -> Result<()> {
-    let (object, origin) = build::build(toolchain)?;
-    let before = fs::read(object_path()).unwrap_or_default();
-    write(&object_path(), &object)?;
-    origin.write(&origin_path())?;
-    println!(
-        "lb-ebpf/prebuilt/futago.o: {} bytes, sha256 {}, {}",
-        object.len(),
-        origin.object.sha256,
-        if before == object {
-            "unchanged"
-        } else {
-            "changed"
-        }
-    );
-    Ok(())
+    let (objects, origin) = build::build(toolchain)?;
+    for (path, object) in [
+        (object_path(), &objects.balancer),
+        (bench_path(), &objects.bench),
+    ] {
+        let before = fs::read(&path).unwrap_or_default();
+        write(&path, object)?;
+        println!(
+            "lb-ebpf/prebuilt/{}: {} bytes, sha256 {}, {}",
+            path.file_name().unwrap_or_default().to_string_lossy(),
+            object.len(),
+            origin::sha256(object),
+            if before == *object {
+                "unchanged"
+            } else {
+                "changed"
+            }
+        );
+    }
+    origin.write(&origin_path())
 }
 
 fn check(toolchain: &Toolchain) -> Result<()> {
     let recorded = Origin::read(&origin_path())?;
-    let committed =
-        fs::read(object_path()).context("no prebuilt object: run `cargo xtask ebpf`")?;
+    let committed = committed()?;
     recorded.verify(workspace::root(), &committed)?;
     let (fresh, origin) = build::build(toolchain)?;
     if fresh == committed {
         println!(
-            "eBPF object: rebuilt with {}, equal byte for byte",
+            "eBPF objects: rebuilt with {}, equal byte for byte",
             toolchain.name
         );
         return Ok(());
     }
     let path = workspace::target_dir().join("bpf/fresh.o");
-    write(&path, &fresh)?;
+    write(&path, &fresh.balancer)?;
+    write(
+        &workspace::target_dir().join("bpf/fresh-bench.o"),
+        &fresh.bench,
+    )?;
     let differences = recorded.toolchain.differences(&origin.toolchain);
     if differences.is_empty() {
         bail!(
-            "lb-ebpf/prebuilt/futago.o is not what its sources give with the recorded toolchain:\n  \
-             committed {} bytes, sha256 {}\n  rebuilt   {} bytes, sha256 {} ({})\n\
+            "lb-ebpf/prebuilt is not what its sources give with the recorded toolchain:\n  \
+             committed {} and {} bytes\n  rebuilt   {} and {} bytes ({})\n\
              Run `cargo xtask ebpf` and commit lb-ebpf/prebuilt.",
-            committed.len(),
-            recorded.object.sha256,
-            fresh.len(),
-            origin.object.sha256,
+            committed.balancer.len(),
+            committed.bench.len(),
+            fresh.balancer.len(),
+            fresh.bench.len(),
             path.display()
         );
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `cargo xtask drill`: prepare the machine and hand over to a program of `integration`.
+//! `cargo xtask demo`, `drill` and `bench`: prepare the machine and hand over to a program that uses the crates.
 
 use anyhow::Result;
 
@@ -11,26 +11,22 @@ pub struct Args {
     args: Vec<String>,
 }
 
-/// Builds and runs `program`.
-pub fn run(program: &str, args: Args) -> Result<()> {
-    packages::ensure(match program {
-        "drill" => packages::Use::Drill,
-        _ => packages::Use::Demo,
-    })?;
+/// Package, program, and what it needs.
+pub type Program = (&'static str, &'static str, packages::Use);
+
+pub const DEMO: Program = ("integration", "demo", packages::Use::Demo);
+pub const DRILL: Program = ("integration", "drill", packages::Use::Drill);
+pub const BENCH: Program = ("benches", "bench", packages::Use::Bench);
+
+/// Builds and runs a program.
+pub fn run((package, program, needs): Program, args: Args) -> Result<()> {
+    packages::ensure(needs)?;
     // The lab starts the `futago` program beside its own executable, so both come from the same profile: that of the tests, so
     // that a newcomer builds once.
-    process::run(workspace::cargo().args(["build", "-p", "lb-userspace", "-p", "integration"]))?;
+    process::run(workspace::cargo().args(["build", "-p", "lb-userspace", "-p", package]))?;
     process::run(
         workspace::cargo()
-            .args([
-                "run",
-                "--quiet",
-                "-p",
-                "integration",
-                "--bin",
-                program,
-                "--",
-            ])
+            .args(["run", "--quiet", "-p", package, "--bin", program, "--"])
             .args(args.args),
     )
 }

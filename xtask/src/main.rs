@@ -29,6 +29,8 @@ enum Command {
     Demo(lab::Args),
     /// Break something of a running pair and measure what a client saw
     Drill(lab::Args),
+    /// The benches: Futago beside what else one could use (root)
+    Bench(lab::Args),
     Ebpf(ebpf::Args),
     Kernel(kernel::Args),
     Test(test::Args),
@@ -36,8 +38,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Demo(args) => lab::run("demo", args),
-        Command::Drill(args) => lab::run("drill", args),
+        Command::Demo(args) => lab::run(lab::DEMO, args),
+        Command::Drill(args) => lab::run(lab::DRILL, args),
+        Command::Bench(args) => lab::run(lab::BENCH, args),
         Command::Ebpf(args) => ebpf::run(args),
         Command::Kernel(args) => kernel::run(&args),
         Command::Test(args) => test::run(args),

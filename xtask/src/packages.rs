@@ -15,6 +15,8 @@ pub enum Use {
     Demo,
     /// `cargo xtask drill`
     Drill,
+    /// `cargo xtask bench`
+    Bench,
     /// `cargo xtask ebpf --stats`, and the check of an object from another toolchain
     Load,
     /// `cargo xtask kernel`
@@ -37,13 +39,19 @@ const TABLE: &[Needed] = &[
         "ip",
         "iproute2",
         "namespaces, links, addresses, routes",
-        &[Use::Demo, Use::Drill, Use::LabTests, Use::Kernel],
+        &[
+            Use::Demo,
+            Use::Drill,
+            Use::Bench,
+            Use::LabTests,
+            Use::Kernel,
+        ],
     ),
     needed(
         "ethtool",
         "ethtool",
         "switches checksum offload off on veth",
-        &[Use::Demo, Use::Drill, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::Bench, Use::LabTests],
     ),
     needed(
         "nginx",
@@ -91,7 +99,7 @@ const TABLE: &[Needed] = &[
         "nft",
         "nftables",
         "loss and firewalls in the lab",
-        &[Use::Demo, Use::Drill, Use::LabTests],
+        &[Use::Demo, Use::Drill, Use::Bench, Use::LabTests],
     ),
     needed(
         "keepalived",

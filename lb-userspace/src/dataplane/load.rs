@@ -261,7 +261,11 @@ impl Dataplane {
         Ok(self.directory.remove()?)
     }
 
-    pub(super) fn program(&self) -> Result<&Xdp, ProgramError> {
+    /// The loaded program.
+    ///
+    /// # Errors
+    /// None that the caller could see: it is loaded as long as this lives.
+    pub fn program(&self) -> Result<&Xdp, ProgramError> {
         self.ebpf
             .program(PROGRAM)
             .ok_or(ProgramError::NotLoaded)?

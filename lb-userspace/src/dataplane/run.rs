@@ -80,7 +80,7 @@ pub(super) fn test_run(
     if !(14..=3500).contains(&frame.len()) {
         return Err(RunError::FrameLength(frame.len()));
     }
-    let context = context(frame.len() as u32, ingress_ifindex);
+    let context = xdp_context(frame.len() as u32, ingress_ifindex);
     let mut output = vec![0; frame.len() + GROWTH];
     let options = TestRunOptions {
         data_in: Some(frame),
@@ -104,7 +104,7 @@ pub(super) fn test_run(
 }
 
 /// `struct xdp_md` of linux/bpf.h: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-fn context(length: u32, ingress_ifindex: u32) -> [u8; 24] {
+pub fn xdp_context(length: u32, ingress_ifindex: u32) -> [u8; 24] {
     let mut context = [0; 24];
     for (field, value) in context
         .chunks_exact_mut(4)

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::dependencies::{self, Dependency};
-use super::origin::{self, Origin};
+use super::origin::{self, Objects, Origin};
 use super::strip;
 use super::toolchain::{Toolchain, clean};
 use crate::process::{output, run};
@@ -28,8 +28,8 @@ const FLAGS: &[&str] = &[
     "--cfg=bpf_target_arch=\"x86_64\"",
 ];
 
-/// The stripped object and the record of where it comes from.
-pub fn build(toolchain: &Toolchain) -> Result<(Vec<u8>, Origin)> {
+/// The stripped objects and the record of where they come from.
+pub fn build(toolchain: &Toolchain) -> Result<(Objects, Origin)> {
     eprintln!(
         "Building with {}: {}, {}",
         toolchain.name, toolchain.versions.rustc, toolchain.versions.linker
@@ -54,8 +54,7 @@ pub fn build(toolchain: &Toolchain) -> Result<(Vec<u8>, Origin)> {
             "--quiet",
             "--package",
             "lb-ebpf",
-            "--bin",
-            "lb-ebpf",
+            "--bins",
             "--profile",
             "bpf",
         ])
@@ -67,14 +66,19 @@ pub fn build(toolchain: &Toolchain) -> Result<(Vec<u8>, Origin)> {
             rustflags(toolchain, root, &dependencies).join("\x1f"),
         ))?;
 
-    let linked = target_dir.join(TARGET).join("bpf/lb-ebpf");
-    let linked = fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
-    let object = strip::strip(&linked)?;
+    let stripped = |bin: &str| {
+        let linked = target_dir.join(TARGET).join("bpf").join(bin);
+        let linked =
+            fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
+        strip::strip(&linked)
+    };
+    let objects = Objects {
+        balancer: stripped("lb-ebpf")?,
+        bench: stripped("lb-ebpf-bench")?,
+    };
     let origin = Origin {
-        object: origin::Object {
-            sha256: origin::sha256(&object),
-            bytes: object.len(),
-        },
+        object: origin::Object::of(&objects.balancer),
+        bench: origin::Object::of(&objects.bench),
         toolchain: toolchain.versions.clone(),
         build: origin::Build {
             target: TARGET.to_owned(),
@@ -87,7 +91,7 @@ pub fn build(toolchain: &Toolchain) -> Result<(Vec<u8>, Origin)> {
                 .map(|dependency| (dependency.name, dependency.version)),
         )?,
     };
-    Ok((object, origin))
+    Ok((objects, origin))
 }
 
 fn cargo(toolchain: &Toolchain) -> Command {

@@ -22,7 +22,10 @@ const COMPILED: &[&str] = &[
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
+    /// futago.o: the load balancer.
     pub object: Object,
+    /// bench.o: what generates load and what measures.
+    pub bench: Object,
     pub toolchain: Toolchain,
     pub build: Build,
     pub sources: Sources,
@@ -33,6 +36,22 @@ pub struct Origin {
 pub struct Object {
     pub sha256: String,
     pub bytes: usize,
+}
+
+impl Object {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self {
+            sha256: sha256(bytes),
+            bytes: bytes.len(),
+        }
+    }
+}
+
+/// The bytes of both objects.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Objects {
+    pub balancer: Vec<u8>,
+    pub bench: Vec<u8>,
 }
 
 /// Versions as the tools print them.
@@ -88,13 +107,18 @@ impl Origin {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// An error says which of the object, the sources or the dependencies is not the recorded one.
-    pub fn verify(&self, root: &Path, object: &[u8]) -> Result<()> {
-        if sha256(object) != self.object.sha256 {
-            bail!(
-                "lb-ebpf/prebuilt/futago.o is not the object that origin.toml describes: \
-                 run `cargo xtask ebpf` and commit lb-ebpf/prebuilt"
-            );
+    /// An error says which of the objects, the sources or the dependencies is not the recorded one.
+    pub fn verify(&self, root: &Path, objects: &Objects) -> Result<()> {
+        for (name, object, recorded) in [
+            ("futago.o", &objects.balancer, &self.object),
+            ("bench.o", &objects.bench, &self.bench),
+        ] {
+            if sha256(object) != recorded.sha256 {
+                bail!(
+                    "lb-ebpf/prebuilt/{name} is not the object that origin.toml describes: \
+                     run `cargo xtask ebpf` and commit lb-ebpf/prebuilt"
+                );
+            }
         }
         let recorded = self.sources.dependencies.iter().map(|line| {
             let mut words = line.split(' ').map(str::to_owned);
@@ -282,9 +306,8 @@ mod tests {
     fn prebuilt_object_is_of_these_sources() {
         let origin = Origin::read(&ebpf::origin_path())
             .expect("lb-ebpf/prebuilt/origin.toml is in the repository");
-        let object =
-            fs::read(ebpf::object_path()).expect("lb-ebpf/prebuilt/futago.o is in the repository");
-        if let Err(error) = origin.verify(workspace::root(), &object) {
+        let objects = ebpf::committed().expect("lb-ebpf/prebuilt is in the repository");
+        if let Err(error) = origin.verify(workspace::root(), &objects) {
             panic!("{error:#}");
         }
     }
@@ -293,8 +316,7 @@ mod tests {
     fn changed_source_or_object_is_noticed() {
         let origin = Origin::read(&ebpf::origin_path())
             .expect("lb-ebpf/prebuilt/origin.toml is in the repository");
-        let object =
-            fs::read(ebpf::object_path()).expect("lb-ebpf/prebuilt/futago.o is in the repository");
+        let objects = ebpf::committed().expect("lb-ebpf/prebuilt is in the repository");
         let copy = workspace::target_dir().join(format!("origin-test-{}", std::process::id()));
         for file in files(workspace::root())
             .expect("the sources can be listed")
@@ -306,22 +328,27 @@ mod tests {
                 .expect("target is writable");
             fs::copy(workspace::root().join(file), to).expect("target is writable");
         }
-        let verify = |object: &[u8]| {
+        let verify = |objects: &Objects| {
             origin
-                .verify(&copy, object)
+                .verify(&copy, objects)
                 .map_err(|error| error.to_string())
         };
         let append = |file: &str, text: &str| {
             let path = copy.join(file);
             let before = fs::read_to_string(&path).expect("it was copied");
             fs::write(&path, format!("{before}{text}")).expect("target is writable");
-            let found = verify(&object);
+            let found = verify(&objects);
             fs::write(&path, before).expect("target is writable");
             found
         };
 
-        let clean = verify(&object);
-        let other_object = verify(&object[..object.len() - 1]);
+        let clean = verify(&objects);
+        let mut other = objects.clone();
+        other.balancer.pop();
+        let other_object = verify(&other);
+        let mut other = objects.clone();
+        other.bench.pop();
+        let other_bench = verify(&other);
         let source = append("lb-common/src/lib.rs", "\n");
         let setting = append(
             "Cargo.toml",
@@ -334,13 +361,14 @@ mod tests {
             "name = \"aya-ebpf\"\nversion = \"9",
         );
         fs::write(copy.join("Cargo.lock"), updated).expect("target is writable");
-        let dependency = verify(&object);
+        let dependency = verify(&objects);
         fs::remove_dir_all(&copy).expect("it was created above");
 
         assert_eq!(clean, Ok(()));
         assert_eq!(unrelated, Ok(()));
         for (found, word) in [
             (other_object, "futago.o is not"),
+            (other_bench, "bench.o is not"),
             (source, "sources"),
             (setting, "sources"),
             (dependency, "Cargo.lock"),
