@@ -326,8 +326,13 @@ fn send_error<V: Answers, F: Frame>(
     let mut sum = Sum::default();
     let mut at = 0;
     while at < MAX_QUOTE {
-        if at < quote {
-            sum = sum.word(*frame.get::<[u8; 4]>(start + at)?);
+        // How far the packet reaches and where the loop stops following it must be forgotten each time: Linux 6.1 else verifies what
+        // follows once for every end, more than a million instructions.
+        frame.renew();
+        if (at as u32) < core::hint::black_box(quote as u32) {
+            // Masked and hidden, or the compiler counts from before the frame's start.
+            let place = core::hint::black_box(start + at) & 0xff;
+            sum = sum.word(*frame.get::<[u8; 4]>(place)?);
         }
         at += 4;
     }
