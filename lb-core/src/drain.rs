@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(drains.next_deadline(), None);
         let drain = drains.get(&id).expect("it is");
         assert!(drain.over);
-        assert_eq!(drain.at_end, OnDrainEnd::Reset);
+        assert_eq!(drain.at_end, OnDrainEnd::Rehash);
         drains.follow(at(80), &model);
         assert!(
             drains.get(&id).expect("it is").over,
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_reload_ends_it_or_changes_its_deadline() {
         let mut drains = Drains::default();
-        let drained = model("drain_s = 60\non_drain_end = \"rehash\"", "drain = true");
+        let drained = model("drain_s = 60\non_drain_end = \"reset\"", "drain = true");
         let id = id(&drained);
         drains.follow(at(0), &drained);
         drains.poll(at(60));
@@ -231,7 +231,7 @@ mod tests {
         drains.follow(at(61), &longer);
         let drain = drains.get(&id).expect("it is");
         assert_eq!((drain.until, drain.over), (Some(at(90)), false));
-        assert_eq!(drain.at_end, OnDrainEnd::Reset);
+        assert_eq!(drain.at_end, OnDrainEnd::Rehash);
         drains.follow(at(62), &model("", "drain = true"));
         assert_eq!(until(&drains, &id), Some(None));
         drains.follow(at(63), &model("", ""));

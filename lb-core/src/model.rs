@@ -31,8 +31,8 @@ pub use self::{
 
 /// Everything that one configuration file says, for both nodes.
 ///
-/// Guaranteed: service names and (VIP, protocol, port) are unique; no backend has a VIP's address; of the `nat` services
-/// that share a backend (address, protocol, port) one at most is not tracked in full; a `snat` service has a pool, of its
+/// Guaranteed: service names and (VIP, protocol, port) are unique; no backend has a VIP's address; `nat` services
+/// share no backend (address, protocol, port); a `snat` service has a pool, of its
 /// family; the whole fits [`Capacity`]; an address belongs to one virtual router at most, and no two of a family have one
 /// VRID. There may be no service at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

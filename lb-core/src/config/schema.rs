@@ -348,7 +348,7 @@ pub(super) mod service {
         name: "tracking",
         kind: Kind::Word(words::<Tracking>),
         absent: Absent::Means("`\"adaptive\"`; `snat` records every connection"),
-        meaning: "Which flows are recorded. `adaptive`: those that a change of backends would move, and nothing while there is none. `full`: all of them, which costs every packet a lookup; two `nat` services can then share a backend's address and port.",
+        meaning: "Which flows are recorded. `adaptive`: those that a change of backends would move, and nothing while there is none. `full`: all of them, which costs every packet a lookup, and which `futago flows` then lists.",
         example: r#""full""#,
     };
     pub static MAX_NEW_FLOWS_PER_SECOND: Key = Key {
@@ -381,7 +381,7 @@ pub(super) mod service {
     pub static ON_DRAIN_END: Key = Key {
         name: "on_drain_end",
         kind: Kind::Word(words::<OnDrainEnd>),
-        absent: Absent::Means("`\"reset\"`, over UDP `\"rehash\"`"),
+        absent: Absent::Means("`\"rehash\"`"),
         meaning: "What becomes of connections that are left then. `reset`: their next packet is answered with a TCP reset. `rehash`: it goes to another backend.",
         example: r#""rehash""#,
     };

@@ -465,7 +465,7 @@ fn a_backend_behind_two_nat_services_is_ambiguous_only_on_one_port_and_protocol(
     assert_eq!(
         second("nat", "tcp", 80),
         [
-            "17:11 backend 10.0.0.1:80 serves two `nat` services over tcp | its replies could be either's | write tracking = \"full\" in one of them, or let the server listen on a second port or address"
+            "17:11 backend 10.0.0.1:80 serves two `nat` services over tcp | its replies could be either's | let the server listen on a second port or address for one of them"
         ]
     );
     assert_eq!(second("nat", "tcp", 81), [""; 0]);

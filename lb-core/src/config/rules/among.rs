@@ -9,7 +9,7 @@ use crate::{
         file::Service,
         reader::At,
     },
-    model::{BackendKey, Fragments, Protocol, ServiceKey, Tracking},
+    model::{BackendKey, Fragments, Protocol, ServiceKey},
 };
 
 pub(super) fn check(services: &[Service], sink: &Sink) {
@@ -146,8 +146,7 @@ fn vips_as_backends(services: &[Service], sink: &Sink) {
     }
 }
 
-/// A reply is matched by its source alone; where that leaves a choice, all services but one must find it by its flow, and so know all
-/// of their flows. See `docs/consistency.md`.
+/// A reply is matched by its source alone; see `docs/consistency.md`.
 fn replies(services: &[Service], sink: &Sink) {
     let mut users: HashMap<(BackendKey, Protocol), Vec<(&Service, &Span)>> = HashMap::new();
     // In the order of the file, which a map has not.
@@ -187,43 +186,18 @@ fn replies(services: &[Service], sink: &Sink) {
 }
 
 fn ambiguous((key, protocol): (BackendKey, Protocol), users: &[(&Service, &Span)], sink: &Sink) {
-    let is_full = |service: &Service| {
-        service
-            .tracking
-            .as_ref()
-            .is_some_and(|tracking| tracking.value == Tracking::Full)
+    let Some(((_, first), others)) = users.split_first() else {
+        return;
     };
-    let mut others = users.iter().filter(|(service, _)| !is_full(service));
-    if let Some((_, first)) = others.next() {
-        for (_, span) in others {
-            sink.push(
-                Diagnostic::error(
-                    (*span).clone(),
-                    format!("backend {key} serves two `nat` services over {protocol}"),
-                )
-                .label("its replies could be either's")
-                .related((*first).clone(), "first here")
-                .help("write tracking = \"full\" in one of them, or let the server listen on a second port or address"),
-            );
-        }
-    }
-    for (service, span) in users {
-        if let Some(limit) = service
-            .max_new_flows_per_second
-            .as_ref()
-            .filter(|_| is_full(service))
-        {
-            sink.push(
-                Diagnostic::error(
-                    limit.span.clone(),
-                    "a flow without a record would have ambiguous replies",
-                )
-                .label("remove it")
-                .related(
-                    (*span).clone(),
-                    format!("backend {key} serves two `nat` services"),
-                ),
-            );
-        }
+    for (_, span) in others {
+        sink.push(
+            Diagnostic::error(
+                (*span).clone(),
+                format!("backend {key} serves two `nat` services over {protocol}"),
+            )
+            .label("its replies could be either's")
+            .related((*first).clone(), "first here")
+            .help("let the server listen on a second port or address for one of them"),
+        );
     }
 }

@@ -41,15 +41,12 @@ pub(super) fn check(
     {
         no_reset(on_down, "on_backend_down", service, sink);
     }
-    let udp = is_udp(service);
     let at_end = match &service.on_drain_end {
         Some(written) if written.value == OnDrainEnd::Reset => {
             no_reset(written, "on_drain_end", service, sink);
             OnDrainEnd::Reset
         }
-        Some(written) => written.value,
-        None if udp => OnDrainEnd::Rehash,
-        None => OnDrainEnd::Reset,
+        _ => OnDrainEnd::Rehash,
     };
     let timeouts = match &service.timeouts {
         Some(written) => {
@@ -144,9 +141,14 @@ fn limit(service: &file::Service, snat: bool, sink: &Sink) {
         .tracking
         .as_ref()
         .is_some_and(|tracking| tracking.value == Tracking::Full);
-    let Some(limit) = service.max_new_flows_per_second.as_ref().filter(|_| !full) else {
+    let Some(limit) = &service.max_new_flows_per_second else {
         return;
     };
+    if full {
+        let what = "`max_new_flows_per_second` is not in effect in this version";
+        sink.push(Diagnostic::warning(limit.span.clone(), what).label("every flow is recorded"));
+        return;
+    }
     let diagnostic = if snat {
         Diagnostic::error(
             limit.span.clone(),
@@ -166,6 +168,14 @@ fn limit(service: &file::Service, snat: bool, sink: &Sink) {
 
 fn no_reset<T>(written: &At<T>, key: &str, service: &file::Service, sink: &Sink) {
     let Some(protocol) = service.protocol.as_ref().filter(|_| is_udp(service)) else {
+        sink.push(
+            Diagnostic::warning(
+                written.span.clone(),
+                "the balancer does not send resets in this version",
+            )
+            .label("the connections' packets are dropped")
+            .help("write \"rehash\": another backend answers with a reset"),
+        );
         return;
     };
     let diagnostic = Diagnostic::error(

@@ -219,6 +219,12 @@ fn services(file: &File, sink: &Sink) {
         let Some(mode) = &service.mode_word else {
             continue;
         };
+        if mode.value == ModeWord::Snat {
+            sink.push(
+                Diagnostic::warning(mode.span.clone(), "`snat` is not in effect in this version")
+                    .label("packets of the service are dropped"),
+            );
+        }
         match (&service.snat_pool, mode.value == ModeWord::Snat) {
             (None, true) => {
                 let known = file.snat_pools.iter().find_map(|pool| pool.name.as_ref());
