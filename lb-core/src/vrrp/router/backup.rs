@@ -142,7 +142,11 @@ impl Router {
             active_deaf,
             ..
         } = self.evidence;
-        let (interval, skew) = (self.config.interval, self.skew());
+        // Learned from the active in v3, like all that follows from its interval (RFC 9568 §6.1 Skew_Time).
+        let interval = backup
+            .heard
+            .map_or(self.config.interval, |heard| heard.interval);
+        let skew = timing::skew(self.config.version(), interval, self.standing.priority);
         let Phase::Backup(backup) = &mut self.phase else {
             return;
         };

@@ -461,12 +461,4 @@ impl Router {
             until,
         })
     }
-
-    fn skew(&self) -> Duration {
-        timing::skew(
-            self.config.version(),
-            self.config.interval,
-            self.standing.priority,
-        )
-    }
 }

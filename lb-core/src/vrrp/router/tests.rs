@@ -184,6 +184,29 @@ fn a_resignation_is_waited_for_one_skew_and_its_repetition_not_again() {
 }
 
 #[test]
+fn a_yielding_dataplane_is_waited_for_by_the_actives_skew() {
+    let mut bench = Bench::new(config());
+    let advert = Advert {
+        interval: 1000 * MS,
+        ..config().advert(200)
+    };
+    bench.at(
+        10,
+        Input::Advert {
+            source: PEER,
+            advert: &advert,
+        },
+    );
+    let yielding = Evidence {
+        verdict: Verdict::Yielding,
+        ..Evidence::default()
+    };
+    bench.at(20, Input::Evidence(yielding));
+    let skew = timing::skew(Version::V3, 1000 * MS, 100);
+    assert_eq!(bench.router.deadline(), Some(20 * MS + skew));
+}
+
+#[test]
 fn an_active_answers_resignation_and_lesser_claims_at_once() {
     let mut bench = Bench::active();
     bench.at(100, Input::Timer);
