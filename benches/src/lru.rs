@@ -58,6 +58,8 @@ pub fn fill(object: &mut BenchObject, hop: NextHop) -> Result<()> {
             port: PORT,
             next_hop: 0,
             up: true,
+            lives: true,
+            on_down: None,
         };
         let source = services::backend(0, 254).into();
         let backend = Backend {

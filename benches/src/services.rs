@@ -69,6 +69,8 @@ pub fn capacity() -> Capacity {
         services: 64,
         slots: (lines + 2) * (SLOTS + 1),
         backends: (lines + 2) * 128,
+        flow_sets: 16,
+        half_open_sets: 16,
     }
 }
 

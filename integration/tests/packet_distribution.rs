@@ -43,6 +43,8 @@ const CAPACITY: Capacity = Capacity {
     services: 8,
     slots: 4 * 65_538,
     backends: 128,
+    flow_sets: 16,
+    half_open_sets: 16,
 };
 
 /// The program with one service, which can be changed.

@@ -65,6 +65,25 @@ pub struct Policy {
     pub full: bool,
 }
 
+impl Policy {
+    const FULL: u8 = 1;
+    const ON_DOWN_SHIFT: u32 = 1;
+
+    /// As a service's record has it.
+    #[inline(always)]
+    pub const fn pack(self) -> u8 {
+        self.full as u8 | (self.on_down as u8) << Self::ON_DOWN_SHIFT
+    }
+
+    #[inline(always)]
+    pub const fn unpack(byte: u8) -> Self {
+        Self {
+            on_down: OnDown::from_number(byte >> Self::ON_DOWN_SHIFT & 3),
+            full: byte & Self::FULL != 0,
+        }
+    }
+}
+
 /// What the records say of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recorded {
@@ -90,14 +109,15 @@ pub enum Decision {
     NoBackend,
 }
 
-/// Decides on one packet. `lives` says whether a backend can answer: it is healthy, or it drains.
+/// Decides on one packet. `down` says of a backend that cannot answer what becomes of its flows; `None` if it can: it is healthy, or it
+/// drains.
 #[inline(always)]
 pub fn decide(
     slot: Slot,
     recorded: Option<Recorded>,
     kind: Kind,
     policy: Policy,
-    lives: impl Fn(u16) -> bool,
+    down: impl Fn(u16) -> Option<OnDown>,
 ) -> Decision {
     let current = slot.current;
     if let Some(Recorded { backend, over }) = recorded {
@@ -105,15 +125,13 @@ pub fn decide(
         // A SYN of a flow that goes on is a repeated one, and belongs where the first one went.
         return if opens && over {
             to(current, Decision::Change(current))
-        } else if lives(backend) {
-            Decision::Forward(backend)
-        } else if opens {
-            to(current, Decision::Change(current))
         } else {
-            match policy.on_down {
-                OnDown::Keep => Decision::Forward(backend),
-                OnDown::Reset if matches!(kind, Kind::Continues) => Decision::Reset,
-                OnDown::Reset | OnDown::Rehash => to(current, Decision::Change(current)),
+            match down(backend) {
+                None => Decision::Forward(backend),
+                Some(_) if opens => to(current, Decision::Change(current)),
+                Some(OnDown::Keep) => Decision::Forward(backend),
+                Some(OnDown::Reset) if matches!(kind, Kind::Continues) => Decision::Reset,
+                Some(OnDown::Reset | OnDown::Rehash) => to(current, Decision::Change(current)),
             }
         };
     }
@@ -126,18 +144,15 @@ pub fn decide(
             }
         }
         SlotPhase::Transition { previous } => {
-            let alive = lives(previous);
-            match kind {
+            match (kind, down(previous)) {
                 // Without a record it would be taken for one of the previous owner's: then it had better be one.
-                Kind::Opens => record(current, if alive { previous } else { current }),
-                _ if alive => record(previous, previous),
-                Kind::Continues => match policy.on_down {
-                    OnDown::Keep => record(previous, previous),
-                    OnDown::Reset => Decision::Reset,
-                    OnDown::Rehash => record(current, current),
-                },
+                (Kind::Opens, None) => record(current, previous),
+                (Kind::Opens, Some(_)) => record(current, current),
+                (_, None) | (Kind::Continues, Some(OnDown::Keep)) => record(previous, previous),
+                (Kind::Continues, Some(OnDown::Reset)) => Decision::Reset,
+                (Kind::Continues, Some(OnDown::Rehash)) => record(current, current),
                 // It may be new, and nobody is served by a backend that is down.
-                Kind::Unknown => record(current, current),
+                (Kind::Unknown, Some(_)) => record(current, current),
             }
         }
     }
@@ -163,22 +178,62 @@ pub trait Records {
     type Found;
 
     fn find(&self) -> Option<(Recorded, Self::Found)>;
-    /// Notes that a packet went where the record says.
-    fn seen(&self, found: Self::Found);
-    fn record(&self, backend: u16, kind: Kind) -> Outcome;
+    /// Notes that a packet went where the record says. The state that it has then, if it is to be [moved](Look::Promote).
+    fn seen(&self, found: Self::Found) -> Option<u8>;
     /// Changes a record; false if it has changed meanwhile.
     fn change(&self, found: Self::Found, backend: u16) -> bool;
+    fn write(&self, writing: Writing) -> Written;
+}
+
+/// What a look has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writing {
+    pub backend: u16,
+    /// The flow is recorded already, and its record moves to those of established flows.
+    pub moves: bool,
+    /// The state that it has if it moves.
+    pub state: u8,
+}
+
+impl Writing {
+    /// In one word; undone by [`unpack`](Self::unpack).
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.backend as u64 | (self.moves as u64) << 16 | (self.state as u64) << 24
+    }
+
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            backend: word as u16,
+            moves: word >> 16 & 1 != 0,
+            state: (word >> 24) as u8,
+        }
+    }
 }
 
 /// What became of an attempt to record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Recorded,
-    /// Another packet of the flow was faster: this holds.
-    Exists(Recorded),
-    Full,
+#[repr(u8)]
+pub enum Written {
+    Done = 0,
+    /// Another packet of the flow was faster: a look finds its record.
+    Exists = 1,
+    Full = 2,
     /// Another packet of the flow is just being recorded, elsewhere perhaps.
-    Busy,
+    Busy = 3,
+}
+
+impl Written {
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Done,
+            1 => Self::Exists,
+            2 => Self::Full,
+            _ => Self::Busy,
+        }
+    }
 }
 
 /// Where a packet goes.
@@ -193,39 +248,125 @@ pub enum Steer {
     Contended,
 }
 
+/// What a look at the records says: where the packet goes, or what has to be written first. Looking and writing are apart because
+/// the kernel verifies them apart, and because most packets only look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    Done(Steer),
+    /// See [`Decision::Record`].
+    Record {
+        backend: u16,
+        otherwise: u16,
+    },
+    /// It goes there, and its record is to be moved to those of established flows, with this state.
+    Promote {
+        backend: u16,
+        state: u8,
+    },
+}
+
+impl Look {
+    const BACKEND_SHIFT: u32 = 16;
+    const OTHERWISE_SHIFT: u32 = 32;
+
+    /// In one word; undone by [`unpack`](Self::unpack).
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        let (kind, backend, otherwise) = match self {
+            Self::Done(Steer::To(backend)) => (0, backend, 0),
+            Self::Done(Steer::Unrecorded(backend)) => (1, backend, 0),
+            Self::Done(Steer::Reset) => (2, 0, 0),
+            Self::Done(Steer::NoBackend) => (3, 0, 0),
+            Self::Done(Steer::Contended) => (4, 0, 0),
+            Self::Promote { backend, state } => (5, backend, state as u16),
+            Self::Record { backend, otherwise } => (6, backend, otherwise),
+        };
+        kind | (backend as u64) << Self::BACKEND_SHIFT | (otherwise as u64) << Self::OTHERWISE_SHIFT
+    }
+
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        let backend = (word >> Self::BACKEND_SHIFT) as u16;
+        let other = (word >> Self::OTHERWISE_SHIFT) as u16;
+        match word as u16 {
+            0 => Self::Done(Steer::To(backend)),
+            1 => Self::Done(Steer::Unrecorded(backend)),
+            2 => Self::Done(Steer::Reset),
+            3 => Self::Done(Steer::NoBackend),
+            5 => Self::Promote {
+                backend,
+                state: other as u8,
+            },
+            6 => Self::Record {
+                backend,
+                otherwise: other,
+            },
+            _ => Self::Done(Steer::Contended),
+        }
+    }
+}
+
 /// Whether a packet of this slot has to be looked up.
 #[inline(always)]
-pub fn looks_up(slot: Slot, policy: Policy) -> bool {
+pub const fn looks_up(slot: Slot, policy: Policy) -> bool {
     policy.full || slot.current != slot.previous
 }
 
-/// Decides on one packet and keeps the records.
+/// Decides on one packet that is looked up: `look` is [`look`], `write` is [`Records::write`].
 #[inline(always)]
-pub fn steer<R: Records>(
+pub fn steer(look: impl Fn() -> Look, write: impl Fn(Writing) -> Written) -> Steer {
+    match look() {
+        Look::Done(steer) => steer,
+        Look::Promote { backend, state } => {
+            write(Writing {
+                backend,
+                moves: true,
+                state,
+            });
+            Steer::To(backend)
+        }
+        Look::Record { backend, otherwise } => {
+            let writing = Writing {
+                backend,
+                moves: false,
+                state: 0,
+            };
+            match write(writing) {
+                Written::Done => Steer::To(backend),
+                Written::Full => Steer::Unrecorded(otherwise),
+                Written::Busy => Steer::Contended,
+                Written::Exists => match look() {
+                    Look::Done(steer) => steer,
+                    Look::Promote { backend, .. } => Steer::To(backend),
+                    Look::Record { .. } => Steer::Contended,
+                },
+            }
+        }
+    }
+}
+
+/// What the records say of a packet. `down` is as for [`decide`].
+#[inline(always)]
+pub fn look<R: Records>(
     slot: Slot,
     kind: Kind,
     policy: Policy,
     records: &R,
-    lives: impl Fn(u16) -> bool,
-) -> Steer {
+    down: impl Fn(u16) -> Option<OnDown>,
+) -> Look {
     let found = records.find();
     let recorded = found.as_ref().map(|(recorded, _)| *recorded);
-    match (decide(slot, recorded, kind, policy, &lives), found) {
-        (Decision::Forward(backend), found) => {
-            if let Some((_, found)) = found {
-                records.seen(found);
+    Look::Done(match (decide(slot, recorded, kind, policy, &down), found) {
+        (Decision::Forward(backend), Some((_, found))) => {
+            if let Some(state) = records.seen(found) {
+                return Look::Promote { backend, state };
             }
             Steer::To(backend)
         }
-        (Decision::Record { backend, otherwise }, _) => match records.record(backend, kind) {
-            Outcome::Recorded => Steer::To(backend),
-            Outcome::Full => Steer::Unrecorded(otherwise),
-            Outcome::Busy => Steer::Contended,
-            Outcome::Exists(recorded) => match decide(slot, Some(recorded), kind, policy, &lives) {
-                Decision::Forward(backend) => Steer::To(backend),
-                _ => Steer::Contended,
-            },
-        },
+        (Decision::Forward(backend), None) => Steer::To(backend),
+        (Decision::Record { backend, otherwise }, _) => {
+            return Look::Record { backend, otherwise };
+        }
         (Decision::Change(backend), Some((_, found))) => {
             if records.change(found, backend) {
                 Steer::To(backend)
@@ -235,7 +376,7 @@ pub fn steer<R: Records>(
         }
         (Decision::Reset, _) => Steer::Reset,
         (Decision::NoBackend | Decision::Change(_), _) => Steer::NoBackend,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -251,13 +392,6 @@ mod tests {
         Slot { current, previous }
     }
 
-    fn on(on_down: OnDown) -> Policy {
-        Policy {
-            on_down,
-            full: false,
-        }
-    }
-
     const AT_3: Option<Recorded> = Some(Recorded {
         backend: 3,
         over: false,
@@ -266,26 +400,26 @@ mod tests {
     #[test]
     fn a_settled_slot_needs_no_record() {
         for kind in [Kind::Opens, Kind::Continues, Kind::Unknown] {
-            let decision = decide(slot(2, 2), None, kind, REHASH, |_| true);
+            let decision = decide(slot(2, 2), None, kind, REHASH, |_| None);
             assert_eq!(decision, Decision::Forward(2));
         }
         assert!(!looks_up(slot(2, 2), REHASH));
         assert_eq!(
-            decide(slot(0, 0), None, Kind::Opens, REHASH, |_| true),
+            decide(slot(0, 0), None, Kind::Opens, REHASH, |_| None),
             Decision::NoBackend
         );
     }
 
     #[test]
     fn in_transition_new_flows_are_the_current_owners_and_old_ones_the_previous_owners() {
-        let decision = |kind| decide(slot(2, 1), None, kind, REHASH, |_| true);
+        let decision = |kind| decide(slot(2, 1), None, kind, REHASH, |_| None);
         let recorded = |backend, otherwise| Decision::Record { backend, otherwise };
         assert_eq!(decision(Kind::Opens), recorded(2, 1));
         assert_eq!(decision(Kind::Continues), recorded(1, 1));
         assert_eq!(decision(Kind::Unknown), recorded(1, 1));
         assert!(looks_up(slot(2, 1), REHASH));
         // Nobody takes new flows, but the old ones go on.
-        let draining = |kind| decide(slot(0, 1), None, kind, REHASH, |_| true);
+        let draining = |kind| decide(slot(0, 1), None, kind, REHASH, |_| None);
         assert_eq!(draining(Kind::Opens), Decision::NoBackend);
         assert_eq!(draining(Kind::Continues), recorded(1, 1));
     }
@@ -295,7 +429,7 @@ mod tests {
         for slot in [slot(2, 1), slot(2, IN_RECORDS), slot(0, IN_RECORDS)] {
             assert!(looks_up(slot, REHASH));
             for kind in [Kind::Opens, Kind::Continues, Kind::Unknown] {
-                let decision = decide(slot, AT_3, kind, REHASH, |_| true);
+                let decision = decide(slot, AT_3, kind, REHASH, |_| None);
                 assert_eq!(decision, Decision::Forward(3), "{slot:?} {kind:?}");
             }
         }
@@ -307,7 +441,7 @@ mod tests {
             backend: 3,
             over: true,
         });
-        let decision = |kind| decide(slot(2, 1), over, kind, REHASH, |_| true);
+        let decision = |kind| decide(slot(2, 1), over, kind, REHASH, |_| None);
         assert_eq!(decision(Kind::Opens), Decision::Change(2));
         assert_eq!(decision(Kind::Continues), Decision::Forward(3));
     }
@@ -315,15 +449,15 @@ mod tests {
     #[test]
     fn after_the_window_only_records_differ_from_the_current_owner() {
         for kind in [Kind::Opens, Kind::Continues, Kind::Unknown] {
-            let decision = decide(slot(2, IN_RECORDS), None, kind, REHASH, |_| true);
+            let decision = decide(slot(2, IN_RECORDS), None, kind, REHASH, |_| None);
             assert_eq!(decision, Decision::Forward(2));
         }
     }
 
     #[test]
     fn a_dead_backend_is_handled_as_the_service_says() {
-        let dead = |backend| backend == 2;
-        let recorded = |kind, on_down| decide(slot(2, 1), AT_3, kind, on(on_down), dead);
+        let dead = |on_down| move |backend| (backend != 2).then_some(on_down);
+        let recorded = |kind, on_down| decide(slot(2, 1), AT_3, kind, REHASH, dead(on_down));
         assert_eq!(
             recorded(Kind::Continues, OnDown::Rehash),
             Decision::Change(2)
@@ -337,7 +471,7 @@ mod tests {
         for on_down in [OnDown::Rehash, OnDown::Reset, OnDown::Keep] {
             assert_eq!(recorded(Kind::Opens, on_down), Decision::Change(2));
         }
-        let unrecorded = |kind, on_down| decide(slot(2, 1), None, kind, on(on_down), dead);
+        let unrecorded = |kind, on_down| decide(slot(2, 1), None, kind, REHASH, dead(on_down));
         let record = |backend| Decision::Record {
             backend,
             otherwise: backend,
@@ -352,13 +486,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_packed_comes_back() {
+        for look in [
+            Look::Done(Steer::To(7)),
+            Look::Done(Steer::Unrecorded(u16::MAX)),
+            Look::Done(Steer::Reset),
+            Look::Done(Steer::NoBackend),
+            Look::Done(Steer::Contended),
+            Look::Promote {
+                backend: 3,
+                state: 1,
+            },
+            Look::Record {
+                backend: 1,
+                otherwise: 65_534,
+            },
+        ] {
+            assert_eq!(Look::unpack(look.pack()), look);
+        }
+        for on_down in [OnDown::Rehash, OnDown::Reset, OnDown::Keep] {
+            for full in [false, true] {
+                let policy = Policy { on_down, full };
+                assert_eq!(Policy::unpack(policy.pack()), policy);
+            }
+        }
+    }
+
+    #[test]
     fn full_tracking_records_everything() {
         let full = Policy {
             full: true,
             ..REHASH
         };
         assert!(looks_up(slot(2, 2), full));
-        let decision = decide(slot(2, 2), None, Kind::Continues, full, |_| true);
+        let decision = decide(slot(2, 2), None, Kind::Continues, full, |_| None);
         assert_eq!(
             decision,
             Decision::Record {

@@ -4,8 +4,12 @@
 //! source → service → rewrite → route → link. Every way out has a [`Reason`] and is counted once.
 
 use crate::{
+    address::Address,
     answer::{Case, is_host},
-    echo, fragment,
+    consistency::{self, Steer, Written, looks_up},
+    echo,
+    flow_table::FlowKey,
+    fragment,
     frame::Frame,
     hash,
     index::{self, Entry},
@@ -19,6 +23,7 @@ use crate::{
     related,
     rewrite::{Endpoint, translate, translate_outside},
     select,
+    steering::Family,
     tables::{
         Backend, HashPolicy, Key, Mode, NO_BACKEND, Route, RouteQuery, Service, Slot, Tables,
         features, flags,
@@ -105,7 +110,7 @@ fn beside_ip<F: Frame, T: Tables>(
 }
 
 #[inline(always)]
-fn route_packet<V: Ip, F: Frame, T: Tables>(
+fn route_packet<V: Family, F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     link: Link,
@@ -152,7 +157,7 @@ fn route_packet<V: Ip, F: Frame, T: Tables>(
 
 /// Forward direction: client to backend.
 #[inline(always)]
-fn to_backend<V: Ip, F: Frame, T: Tables>(
+fn to_backend<V: Family, F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     link: Link,
@@ -164,11 +169,7 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
     if !is_host(network.source) || network.source == network.destination {
         return Err(Reason::Martian);
     }
-    let mut hashed = ports;
-    if tables.features() & features::SALT != 0 && select::applies(service) {
-        hashed = PortPair::unpack(tables.salt(frame, service_record));
-    }
-    let record = choose(tables, service, network, hashed)?;
+    let record = choose::<V, F, T>(frame, tables, link, network, ports, service, service_record)?;
     let backend = tables.backend(record).ok_or(Reason::TableDefect)?;
     let state = backend.state();
     let next_hop = backend.next_hop(state);
@@ -214,6 +215,69 @@ fn to_backend<V: Ip, F: Frame, T: Tables>(
         exit,
         backend: record,
     })
+}
+
+/// The record of the backend that a packet of a service belongs to.
+#[inline(always)]
+fn choose<V: Family, F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    link: Link,
+    network: &Network,
+    ports: PortPair,
+    service: &Service,
+    service_record: u32,
+) -> Result<u32, Halt> {
+    let mut hashed = ports;
+    if tables.features() & features::SALT != 0 && select::applies(service) {
+        hashed = PortPair::unpack(tables.salt(frame, service_record));
+    }
+    let position = service.slot_base.wrapping_add(hash::reduce(
+        flow_hash(service, network.source, network.piece, hashed),
+        service.slot_count,
+    ));
+    let word = tables.slot(position).ok_or(Reason::TableDefect)?;
+    let slot = Slot::unpack(word);
+    let number = if tables.features() & features::TRACK != 0 && looks_up(slot, service.policy()) {
+        let mut job = Job::new(link, network, ports, service_record, 0);
+        job.slot = word;
+        job.flags = parse::tcp_flags(frame, network);
+        let records = !network.piece.is_quoted();
+        steer::<V, T>(tables, &job, records)?
+    } else {
+        slot.current
+    };
+    if number == NO_BACKEND {
+        return Err(Reason::NoBackend);
+    }
+    Ok(service.backend_base.wrapping_add(u32::from(number)))
+}
+
+/// As [`choose`], by the records; the backend's number. Without `records` nothing is recorded.
+#[inline(always)]
+fn steer<V: Family, T: Tables>(tables: &T, job: &Job, records: bool) -> Result<u16, Halt> {
+    let steered = consistency::steer(
+        || tables.look::<V>(job),
+        |writing| {
+            if records {
+                tables.write::<V>(job, writing)
+            } else {
+                Written::Full
+            }
+        },
+    );
+    match steered {
+        Steer::To(number) => Ok(number),
+        Steer::Unrecorded(number) => {
+            if records {
+                tables.note_unrecorded(job.service);
+            }
+            Ok(number)
+        }
+        Steer::NoBackend => Err(Reason::NoBackend),
+        Steer::Reset => Err(Reason::BackendGone),
+        Steer::Contended => Err(Reason::Contended),
+    }
 }
 
 /// What a part of the packet path that is kept apart has done.
@@ -281,27 +345,6 @@ fn to_client<V: Ip, F: Frame, T: Tables>(
     })
 }
 
-/// The record of the backend that has this packet of this service.
-///
-/// `network` and `ports` are as the client sends them, whatever packet they were learnt from.
-#[inline(always)]
-pub fn choose<T: Tables>(
-    tables: &T,
-    service: &Service,
-    network: &Network,
-    ports: PortPair,
-) -> Result<u32, Reason> {
-    let slot = service.slot_base.wrapping_add(hash::reduce(
-        flow_hash(service, network, ports),
-        service.slot_count,
-    ));
-    let number = Slot::unpack(tables.slot(slot).ok_or(Reason::TableDefect)?).current;
-    if number == NO_BACKEND {
-        return Err(Reason::NoBackend);
-    }
-    Ok(service.backend_base.wrapping_add(u32::from(number)))
-}
-
 /// Lowers what a SYN of the service's flow by `backend` asks for, where the service says so.
 #[inline(always)]
 fn clamp<F: Frame, T: Tables>(
@@ -327,14 +370,28 @@ fn clamp<F: Frame, T: Tables>(
     }
 }
 
+/// Number of the slot, within its service, of a flow's packets; `None` where its addresses and ports do not tell.
 #[inline(always)]
-fn flow_hash(service: &Service, network: &Network, ports: PortPair) -> u32 {
+pub const fn slot_of(service: &Service, flow: &FlowKey) -> Option<u32> {
+    if select::applies(service) {
+        return None;
+    }
+    let ports = PortPair {
+        source: flow.source.port,
+        destination: flow.destination.port,
+    };
+    let hash = flow_hash(service, flow.source.address, Piece::Whole, ports);
+    Some(hash::reduce(hash, service.slot_count))
+}
+
+#[inline(always)]
+const fn flow_hash(service: &Service, source: Address, piece: Piece, ports: PortPair) -> u32 {
     let without_ports = service.hash == HashPolicy::L3 as u8
-        || network.piece.is_fragment()
+        || piece.is_fragment()
             && service.flags & flags::FRAGMENTS == flags::FRAGMENTS_L3
             && !select::applies(service);
     let ports = if without_ports { 0 } else { ports.pack() };
-    hash::flow(service.seed, network.source, ports)
+    hash::flow(service.seed, source, ports)
 }
 
 /// A packet that cannot go on to its backend: the sender is told where the reason is the packet's.

@@ -11,11 +11,13 @@ use std::{
 use crate::{
     address::Address,
     echo::Identity,
+    flow_table::{HeapMemory, Ticks},
     frame::{Frame, view, view_mut},
     hash,
     lease::{Held, Lease},
     real_server::{Duties, Key, Outcome},
     reason::Reason,
+    steering::{FlowSettings, FlowTable},
     tables::{Backend, Counter, Route, RouteQuery, Service, Tables},
     wire::Wire,
 };
@@ -104,6 +106,39 @@ pub struct HeapTables {
     pub fragments: RefCell<BTreeMap<u32, u64>>,
     /// State of the random numbers.
     pub randoms: Cell<u32>,
+    pub flows: HeapFlows,
+    /// The clock of the flow tables.
+    pub now: Ticks,
+    /// By the service's record: when a flow last found no room.
+    pub unrecorded: RefCell<BTreeMap<u32, Ticks>>,
+}
+
+/// Flow tables on the heap, of one size.
+#[derive(Clone, Debug)]
+pub struct HeapFlows {
+    memories: [HeapMemory; FlowTable::ALL.len()],
+    settings: FlowSettings,
+}
+
+impl HeapFlows {
+    /// `sets` is a power of two.
+    pub fn new(sets: u32, seed: u64) -> Self {
+        let mask = sets - 1;
+        Self {
+            memories: FlowTable::ALL.map(|table| HeapMemory::with_words(table.set_words(), sets)),
+            settings: FlowSettings {
+                flow_mask: mask,
+                half_open_mask: mask,
+                seed,
+            },
+        }
+    }
+}
+
+impl Default for HeapFlows {
+    fn default() -> Self {
+        Self::new(16, 0x5eed)
+    }
 }
 
 impl HeapTables {
@@ -122,6 +157,31 @@ impl HeapTables {
 }
 
 impl Tables for HeapTables {
+    type Memory = HeapMemory;
+
+    fn flow_memory(&self, table: FlowTable) -> HeapMemory {
+        let [flows4, half_open4, flows6, half_open6] = &self.flows.memories;
+        match table {
+            FlowTable::Flows4 => flows4,
+            FlowTable::HalfOpen4 => half_open4,
+            FlowTable::Flows6 => flows6,
+            FlowTable::HalfOpen6 => half_open6,
+        }
+        .clone()
+    }
+
+    fn flow_settings(&self) -> FlowSettings {
+        self.flows.settings
+    }
+
+    fn now(&self) -> Ticks {
+        self.now
+    }
+
+    fn note_unrecorded(&self, service: u32) {
+        self.unrecorded.borrow_mut().insert(service, self.now);
+    }
+
     fn index_mask(&self) -> u32 {
         (self.cells.len() as u32).wrapping_sub(1)
     }

@@ -19,6 +19,8 @@ pub struct Job {
     pub service: u32,
     /// Record of its backend.
     pub backend: u32,
+    /// The word of its slot.
+    pub slot: u32,
     /// IP packet in bytes.
     pub length: u16,
     /// Bytes from the transport header to the end of the packet.
@@ -36,7 +38,9 @@ pub struct Job {
     pub tos: u8,
     /// A [`Piece`](crate::parse::Piece).
     pub piece: u8,
-    pub reserved: [u16; 3],
+    /// Flags of TCP.
+    pub flags: u8,
+    pub reserved: u8,
 }
 
 impl Job {
@@ -53,6 +57,7 @@ impl Job {
             destination: network.destination,
             service,
             backend,
+            slot: 0,
             length: network.length as u16,
             payload: network.payload as u16,
             transport: network.transport as u16,
@@ -64,7 +69,8 @@ impl Job {
             protocol: network.protocol,
             tos: network.tos,
             piece: network.piece as u8,
-            reserved: [0; 3],
+            flags: 0,
+            reserved: 0,
         }
     }
 

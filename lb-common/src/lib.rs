@@ -37,6 +37,7 @@ pub mod related;
 pub mod rewrite;
 pub mod select;
 pub mod snat;
+pub mod steering;
 pub mod tables;
 pub mod tracking;
 pub mod tunnel;

@@ -2,6 +2,7 @@
 
 use crate::{
     address::Address,
+    flow_state::ACK,
     frame::Frame,
     reason::Reason,
     wire::{
@@ -233,4 +234,18 @@ pub fn ports_at<F: Frame>(
         source: ports.source.get(),
         destination: ports.destination.get(),
     })
+}
+
+/// Flags of a TCP header; 0 for another protocol. What an error is about goes on.
+#[inline(always)]
+pub fn tcp_flags<F: Frame>(frame: &F, network: &Network) -> u8 {
+    if network.piece.is_quoted() {
+        return ACK;
+    }
+    if network.protocol != PROTOCOL_TCP {
+        return 0;
+    }
+    frame
+        .get::<Tcp>(network.transport)
+        .map_or(0, |header| header.flags)
 }

@@ -78,6 +78,10 @@ reasons! {
     Fragment = "fragment", Dropped;
     /// The service has no backend that is up.
     NoBackend = "no_backend", Dropped;
+    /// The flow's backend is down, and its service says that such flows are reset.
+    BackendGone = "backend_gone", Dropped;
+    /// Two packets of one new flow at once: another CPU decides about it at this moment, and the sender repeats this one.
+    Contended = "contended", Dropped;
     /// The backend's link-layer address is not known: it or its gateway does not answer ARP or neighbour discovery.
     NoNextHop = "no_next_hop", Dropped;
     /// The route to the client of a backend's reply refuses: blackhole, unreachable, or the reply is larger than its MTU.

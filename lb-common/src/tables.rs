@@ -8,14 +8,18 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use crate::{
     address::Address,
     answer::{self, Case},
+    consistency::{Look, OnDown, Policy, Writing, Written},
     echo::Identity,
+    flow_table::{Memory, Ticks},
     fragment,
     frame::Frame,
     job::{Job, Outcome},
     lease::{Held, Lease},
     reason::Reason,
     related::{self, Flow},
-    select, tunnel,
+    select,
+    steering::{self, Family, FlowSettings, FlowTable},
+    tunnel,
     wire::Mac,
 };
 
@@ -31,6 +35,10 @@ pub struct Settings {
     pub features: u32,
     /// Answers to senders, of each CPU.
     pub answers_per_second: u32,
+    /// See [`FlowSettings`].
+    pub flow_mask: u32,
+    pub half_open_mask: u32,
+    pub flow_seed: u64,
 }
 
 /// Bits of [`Settings::features`].
@@ -47,6 +55,8 @@ pub mod features {
     pub const MSS: u32 = 1 << 10;
     /// Some service is hashed by more than addresses and ports.
     pub const SALT: u32 = 1 << 11;
+    /// Flows are recorded: some service may have slots that change hands.
+    pub const TRACK: u32 = 4;
     pub const ALL: u32 = u32::MAX;
 }
 
@@ -77,6 +87,9 @@ impl Settings {
         backends: 1,
         features: features::ALL,
         answers_per_second: 1000,
+        flow_mask: 0,
+        half_open_mask: 0,
+        flow_seed: 0,
     };
 
     /// Reason counters of one CPU; room for reasons to come, so that the maps stay.
@@ -84,7 +97,7 @@ impl Settings {
 }
 
 /// Names the meaning of all tables together. Maps of another version are not adopted.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// A backend's number within its service that means "none". Numbers start at 1.
 pub const NO_BACKEND: u16 = 0;
@@ -200,7 +213,9 @@ pub struct Service {
     pub mode: u8,
     /// A [`HashPolicy`].
     pub hash: u8,
-    pub reserved: [u8; 14],
+    /// A packed [`Policy`].
+    pub tracking: u8,
+    pub reserved: [u8; 13],
     /// UDP destination port of [`Mode::Gue`].
     pub gue_port: u16,
     /// Low bits of a tunnel's IPv4 source address that carry flow entropy.
@@ -212,6 +227,14 @@ pub struct Service {
     /// Largest TCP segment that a SYN may ask for; 0: any; [`mss::AUTO`](crate::mss::AUTO).
     pub mss: u16,
     pub reserved_rare: [u8; 56],
+}
+
+impl Service {
+    /// What is recorded of its flows, and what becomes of them when a backend dies.
+    #[inline(always)]
+    pub const fn policy(&self) -> Policy {
+        Policy::unpack(self.tracking)
+    }
 }
 
 impl Default for Service {
@@ -261,6 +284,10 @@ pub struct BackendState {
     pub next_hop: u8,
     /// Whether the backend was up: for the next daemon, which adopts the tables.
     pub up: bool,
+    /// It can answer: it is healthy, or it drains.
+    pub lives: bool,
+    /// What becomes of its flows when it does not live; `None`: what its service says.
+    pub on_down: Option<OnDown>,
 }
 
 impl BackendState {
@@ -270,7 +297,12 @@ impl BackendState {
             service: word as u32,
             port: (word >> 32) as u16,
             next_hop: (word >> 48) as u8 & 1,
-            up: word >> 56 != 0,
+            up: word >> 56 & 1 != 0,
+            lives: word >> 57 & 1 != 0,
+            on_down: match word >> 58 & 3 {
+                0 => None,
+                number => Some(OnDown::from_number(number as u8 - 1)),
+            },
         }
     }
 
@@ -280,6 +312,11 @@ impl BackendState {
             | (self.port as u64) << 32
             | (self.next_hop as u64 & 1) << 48
             | (self.up as u64) << 56
+            | (self.lives as u64) << 57
+            | match self.on_down {
+                None => 0,
+                Some(on_down) => (on_down as u64 + 1) << 58,
+            }
     }
 }
 
@@ -370,6 +407,9 @@ pub struct RouteQuery {
 
 /// What the packet path may look at and count.
 pub trait Tables {
+    /// Memory of the flow tables.
+    type Memory: Memory;
+
     /// Number of cells in the index minus one; cells are a power of two.
     fn index_mask(&self) -> u32;
     /// A cell of the index; 0 if there is no such cell.
@@ -387,6 +427,31 @@ pub trait Tables {
     /// Bits of [`features`].
     fn features(&self) -> u32 {
         features::ALL
+    }
+
+    fn flow_memory(&self, table: FlowTable) -> Self::Memory;
+    fn flow_settings(&self) -> FlowSettings;
+    /// The clock of the flow tables.
+    fn now(&self) -> Ticks;
+    /// Notes that a flow of a service (by its record) found no room to be recorded.
+    fn note_unrecorded(&self, service: u32);
+
+    /// [`steering::look`]. Apart, as [`encapsulate`](Self::encapsulate).
+    #[inline(always)]
+    fn look<V: Family>(&self, job: &Job) -> Look
+    where
+        Self: Sized,
+    {
+        steering::look::<V, Self>(self, job)
+    }
+
+    /// [`steering::write`] for the job that was looked at last.
+    #[inline(always)]
+    fn write<V: Family>(&self, job: &Job, writing: Writing) -> Written
+    where
+        Self: Sized,
+    {
+        steering::write::<V, Self>(self, job, writing)
     }
 
     /// Sends the packet of `job` through its service's tunnel; a packed [`Outcome`](crate::job::Outcome).

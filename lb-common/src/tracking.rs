@@ -2,9 +2,9 @@
 //! connection requests can displace only its own kind.
 
 use crate::{
-    consistency::{Outcome, Recorded, Records},
+    consistency::{Recorded, Records, Writing, Written},
     flow_state::{Kind, State},
-    flow_table::{Flags, Flow, Insert, Layout, Memory, Table, Ticks, Value, WhenFull},
+    flow_table::{Flags, Flow, Layout, Memory, Table, Ticks, Value, WhenFull},
 };
 
 /// The two tables of one address family.
@@ -64,43 +64,19 @@ impl<'a, L: Layout<Extra = [u64; 0]>, M: Memory> Records for PacketRecords<'a, L
     }
 
     #[inline(always)]
-    fn seen(&self, found: Self::Found) {
-        let value = found.flow.value;
-        let state = State::from_number(value.state).next(self.flags);
+    fn seen(&self, found: Self::Found) -> Option<u8> {
+        let before = found.flow.value;
         let value = Value {
             seen: self.now,
-            state: state as u8,
-            ..value
+            state: State::from_number(before.state).next(self.flags) as u8,
+            ..before
         };
-        if found.half_open && state as u8 != State::Opening as u8 {
-            self.promote(&found.flow, value);
-        } else {
-            // Failure: another CPU has just written what is as good.
-            let _ = found.flow.update(value);
+        if found.half_open && value.state != State::Opening as u8 {
+            return Some(value.state);
         }
-    }
-
-    #[inline(always)]
-    fn record(&self, backend: u16, kind: Kind) -> Outcome {
-        let value = Value {
-            seen: self.now,
-            backend,
-            state: State::first(self.protocol, self.flags) as u8,
-            flags: Flags::default(),
-        };
-        let tracker = self.tracker;
-        let (table, when_full) = if matches!(kind, Kind::Opens) {
-            (&tracker.half_open, self.when_full)
-        } else {
-            (&tracker.flows, WhenFull::Refuse)
-        };
-        let inserted = table.insert(&self.key, value, &[], when_full);
-        match inserted {
-            Insert::Inserted(_) => Outcome::Recorded,
-            Insert::Found(flow) => Outcome::Exists(recorded(flow.value)),
-            Insert::Full => Outcome::Full,
-            Insert::Busy => Outcome::Busy,
-        }
+        // Failure: another CPU has just written what is as good.
+        let _ = found.flow.update(value);
+        None
     }
 
     #[inline(always)]
@@ -108,9 +84,52 @@ impl<'a, L: Layout<Extra = [u64; 0]>, M: Memory> Records for PacketRecords<'a, L
         found.flow.update(Value {
             seen: self.now,
             backend,
-            state: State::first(self.protocol, self.flags) as u8,
+            state: self.first_state(),
             ..found.flow.value
         })
+    }
+
+    #[inline(always)]
+    fn write(&self, writing: Writing) -> Written {
+        let Writing { backend, moves, .. } = writing;
+        let value = Value {
+            seen: self.now,
+            backend,
+            state: if moves {
+                writing.state
+            } else {
+                self.first_state()
+            },
+            flags: Flags::default(),
+        };
+        let tracker = self.tracker;
+        let opens = !moves && matches!(Kind::of(self.protocol, self.flags), Kind::Opens);
+        let (table, when_full) = if opens {
+            (&tracker.half_open, self.when_full)
+        } else {
+            (&tracker.flows, WhenFull::Refuse)
+        };
+        let written = table.put(&self.key, value, &[], when_full);
+        // It was put there first, so that it is always in one of the tables.
+        if moves && let Some(flow) = tracker.half_open.lookup(&self.key) {
+            match written {
+                Written::Done | Written::Exists => {
+                    flow.remove();
+                }
+                // It stays where it is, and tries again with the next packet. Its state says how long it may stay.
+                Written::Full | Written::Busy => {
+                    let _ = flow.update(value);
+                }
+            }
+        }
+        written
+    }
+}
+
+impl<L: Layout, M: Memory> PacketRecords<'_, L, M> {
+    #[inline(always)]
+    const fn first_state(&self) -> u8 {
+        State::first(self.protocol, self.flags) as u8
     }
 }
 
@@ -119,25 +138,5 @@ const fn recorded(value: Value) -> Recorded {
     Recorded {
         backend: value.backend,
         over: State::from_number(value.state).is_over(),
-    }
-}
-
-impl<L: Layout<Extra = [u64; 0]>, M: Memory> PacketRecords<'_, L, M> {
-    /// Moves a flow to the table of the established. There first, so that it is always in one of them.
-    #[inline(always)]
-    fn promote(&self, flow: &Flow<'_, L, M>, value: Value) {
-        let inserted = self
-            .tracker
-            .flows
-            .insert(&self.key, value, &[], WhenFull::Refuse);
-        match inserted {
-            Insert::Inserted(_) | Insert::Found(_) => {
-                flow.remove();
-            }
-            // It stays where it is, and tries again with the next packet. Its state says how long it may stay.
-            Insert::Full | Insert::Busy => {
-                let _ = flow.update(value);
-            }
-        }
     }
 }

@@ -6,8 +6,8 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use lb_common::{
-    consistency::Records,
-    flow_state::{ACK, Kind, SYN},
+    consistency::{Records, Writing},
+    flow_state::{ACK, SYN},
     flow_table::{Flow, Insert, Layout, Memory, Table, Ticks, Value, Visit, WhenFull, Words},
     tracking::{PacketRecords, Tracker},
     wire::PROTOCOL_TCP,
@@ -392,12 +392,22 @@ fn a_flow_is_found_while_it_moves_to_the_established_ones() {
                 when_full: WhenFull::Refuse,
             }
         }
-        packet(&tracker, SYN).record(3, Kind::Opens);
+        packet(&tracker, SYN).write(Writing {
+            backend: 3,
+            moves: false,
+            state: 0,
+        });
         let acknowledge = |tracker: &Tracker<Bare, ModelMemory>| {
             let records = packet(tracker, ACK);
             let (recorded, found) = records.find().expect("the flow is recorded");
             assert_eq!(recorded.backend, 3);
-            records.seen(found);
+            if let Some(state) = records.seen(found) {
+                records.write(Writing {
+                    backend: 3,
+                    moves: true,
+                    state,
+                });
+            }
         };
         let other = {
             let tracker = tracker.clone();

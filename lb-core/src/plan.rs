@@ -6,6 +6,7 @@
 mod features;
 mod index;
 mod layout;
+mod placed;
 mod ranges;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,6 @@ mod wanted;
 pub mod write;
 
 pub use features::features;
-pub use layout::{Layout, PlanError, Wanted, WantedBackend};
+pub use layout::{Counted, Layout, PlanError, Wanted, WantedBackend};
 pub use wanted::{BackendNow, wanted};
 pub use write::{Capacity, Write};

@@ -11,7 +11,7 @@ use std::{
 
 use lb_common::{
     address::Address,
-    consistency::{OnDown, Policy, SlotPhase, Steer, looks_up, steer},
+    consistency::{OnDown, Policy, Records, SlotPhase, Steer, look, looks_up, steer},
     flow_state::{ACK, FIN, Kind, Phase, RST, SYN, State, Timeouts},
     flow_table::{Flow4, FlowKey, HeapMemory, Table, Ticks, WhenFull},
     hash::{self, mix},
@@ -261,9 +261,14 @@ impl World {
                 now: self.ticks(),
                 when_full: WhenFull::Refuse,
             };
-            steer(slot, kind, self.policy, &records, |number| {
-                self.lives(number)
-            })
+            steer(
+                || {
+                    look(slot, kind, self.policy, &records, |number| {
+                        (!self.lives(number)).then_some(self.policy.on_down)
+                    })
+                },
+                |writing| records.write(writing),
+            )
         } else if slot.current == NO_BACKEND {
             Steer::NoBackend
         } else {

@@ -4,12 +4,13 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     answer::{self, Case},
+    consistency::{Look, Steer, Writing, Written},
     fragment,
-    ip::{self, Chain},
+    ip::{self, Chain, V4, V6},
     job::Outcome,
     mss, parse,
     reason::Reason,
-    related, select,
+    related, select, steering,
     tables::{Tables, features},
     tunnel,
 };
@@ -174,7 +175,54 @@ pub extern "C" fn clamp(context: *mut xdp_md, limit: u32) -> u64 {
     opaque(clamped.is_some().into())
 }
 
+macro_rules! steering {
+    ($($look:ident, $write:ident: $family:ty;)+) => {$(
+        /// [`steering::look`] of the job that was handed over: a packed [`Look`].
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $look(context: *mut xdp_md) -> u64 {
+            let context = XdpContext::new(used(context));
+            let tables = MapTables::new(&context);
+            let Some(job) = job() else {
+                return NOWHERE;
+            };
+            if tables.features() & features::TRACK == 0 {
+                return NOWHERE;
+            }
+            opaque(steering::look::<$family, _>(&tables, job).pack())
+        }
+
+        /// [`steering::write`] of the job that was handed over, for a packed [`Writing`]: a [`Written`].
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $write(context: *mut xdp_md, writing: u64) -> u64 {
+            let context = XdpContext::new(used(context));
+            let tables = MapTables::new(&context);
+            let Some(job) = job() else {
+                return Written::Full as u64;
+            };
+            if tables.features() & features::TRACK == 0 {
+                return Written::Full as u64;
+            }
+            opaque(steering::write::<$family, _>(&tables, job, Writing::unpack(writing)) as u64)
+        }
+    )+};
+}
+
+steering! {
+    look_v4, write_v4: V4;
+    look_v6, write_v6: V6;
+}
+
+const NOWHERE: u64 = Look::Done(Steer::NoBackend).pack();
+
 pub const DEFECT: u64 = Outcome::not_sent(Reason::TableDefect).pack();
+
+/// Keeps an argument that the compiler sees no use for: the kernel insists on a context where the type says so.
+#[inline(always)]
+fn used(context: *mut xdp_md) -> *mut xdp_md {
+    core::hint::black_box(context)
+}
 
 /// Hides a result's range from the compiler, which else drops the masks in the caller that the verifier asks for.
 #[inline(always)]

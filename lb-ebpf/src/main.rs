@@ -3,9 +3,17 @@
 //! On the host this is an empty program, so that the crate stays an ordinary member of the workspace.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// An atomic exchange: `AtomicU64` does not exist on the target.
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "there is no other atomic exchange")
+)]
 
 #[cfg(target_arch = "bpf")]
 mod apart;
+#[cfg(target_arch = "bpf")]
+mod flows;
 #[cfg(target_arch = "bpf")]
 mod frame;
 #[cfg(target_arch = "bpf")]

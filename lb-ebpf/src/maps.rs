@@ -9,27 +9,30 @@ use aya_ebpf::{
     btf_maps::{Array, PerCpuArray},
     helpers::{
         bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id,
-        bpf_ktime_get_boot_ns, bpf_ktime_get_ns,
+        bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
     },
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
     answer::Case,
+    consistency::{Look, Steer, Writing, Written},
     echo::Identity,
+    flow_table::Ticks,
     fragment,
     frame::Frame,
     job::{Job, Outcome},
     lease::{self, Held, Lease},
     reason::Reason,
     related::{Flow, Requote},
+    steering::{Family, FlowSettings, FlowTable, mark},
     tables::{Backend, Counter, NextHop, Route, RouteQuery, Service, Settings, Tables},
 };
 
-use crate::apart;
+use crate::{apart, flows::MapMemory};
 
 /// Mapped into the daemon, which writes and reads them as memory.
-const MAPPED: usize = BPF_F_MMAPABLE as usize;
+pub const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// Constants of this load: the verifier sees their values and prunes what they make unreachable.
 #[unsafe(no_mangle)]
@@ -120,6 +123,14 @@ pub fn job() -> Option<&'static Job> {
     JOB.get(0)
 }
 
+/// What packets note of a service, by its record: packed [`Notes`](lb_common::steering::Notes).
+#[btf_map]
+static NOTES: Array<u64, 1, MAPPED> = Array::new();
+
+/// The secret of the flow tables' hash, for the next daemon; the program has it in [`SETTINGS`].
+#[btf_map]
+static SECRET: Array<u64, 1, MAPPED> = Array::new();
+
 /// One element: who this node is in echo frames.
 #[btf_map]
 static IDENTITY: Array<Identity, 1, MAPPED> = Array::new();
@@ -145,6 +156,56 @@ impl<'a> MapTables<'a> {
 }
 
 impl Tables for MapTables<'_> {
+    type Memory = MapMemory;
+
+    #[inline(always)]
+    fn flow_memory(&self, table: FlowTable) -> MapMemory {
+        MapMemory(table)
+    }
+
+    #[inline(always)]
+    fn flow_settings(&self) -> FlowSettings {
+        FlowSettings {
+            flow_mask: self.settings.flow_mask,
+            half_open_mask: self.settings.half_open_mask,
+            seed: self.settings.flow_seed,
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Ticks {
+        // SAFETY: a helper without arguments.
+        Ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
+    }
+
+    #[inline(always)]
+    fn note_unrecorded(&self, service: u32) {
+        if let Some(notes) = NOTES.get_ptr_mut(service) {
+            // SAFETY: the first half of an element of the map; volatile because user space reads it at any time.
+            unsafe { notes.cast::<u32>().write_volatile(mark(Some(self.now()))) }
+        }
+    }
+
+    #[inline(always)]
+    fn look<V: Family>(&self, job: &Job) -> Look {
+        if !hand_over(job) {
+            return Look::Done(Steer::NoBackend);
+        }
+        Look::unpack(match V::FLOWS {
+            FlowTable::Flows4 => apart::look_v4(self.context.ctx),
+            _ => apart::look_v6(self.context.ctx),
+        })
+    }
+
+    #[inline(always)]
+    fn write<V: Family>(&self, _job: &Job, writing: Writing) -> Written {
+        let written = match V::FLOWS {
+            FlowTable::Flows4 => apart::write_v4(self.context.ctx, writing.pack()),
+            _ => apart::write_v6(self.context.ctx, writing.pack()),
+        };
+        Written::from_number(written as u8)
+    }
+
     #[inline(always)]
     fn index_mask(&self) -> u32 {
         self.settings.index_mask

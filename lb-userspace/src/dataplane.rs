@@ -13,6 +13,7 @@
 
 mod directory;
 mod error;
+pub mod flows;
 mod interface;
 mod leases;
 mod link;

@@ -42,6 +42,8 @@ const CAPACITY: Capacity = Capacity {
     services: 4,
     slots: 128,
     backends: 16,
+    flow_sets: 16,
+    half_open_sets: 16,
 };
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -177,6 +179,8 @@ fn fill(dataplane: &mut Dataplane) {
             port,
             next_hop: 0,
             up: true,
+            lives: true,
+            on_down: None,
         };
         writes.extend([
             Write::Backend {

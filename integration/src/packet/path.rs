@@ -6,12 +6,14 @@ use std::{
 };
 
 use lb_common::{
+    flow_table::Ticks,
     forward::{Verdict, forward},
     host::{HeapTables, SliceFrame},
     reason::Reason,
+    steering::{FlowSettings, FlowTable},
     tables::{Backend, Counter, Route, RouteQuery, Service, Tables},
 };
-use lb_core::plan::{Capacity, Write};
+use lb_core::plan::Capacity;
 use lb_userspace::{
     dataplane::{Action, Dataplane, Options},
     vrrp::clock,
@@ -46,6 +48,24 @@ struct Recorder<'a, T> {
 }
 
 impl<T: Tables> Tables for Recorder<'_, T> {
+    type Memory = T::Memory;
+
+    fn flow_memory(&self, table: FlowTable) -> T::Memory {
+        self.tables.flow_memory(table)
+    }
+
+    fn flow_settings(&self) -> FlowSettings {
+        self.tables.flow_settings()
+    }
+
+    fn now(&self) -> Ticks {
+        self.tables.now()
+    }
+
+    fn note_unrecorded(&self, service: u32) {
+        self.tables.note_unrecorded(service);
+    }
+
     fn index_mask(&self) -> u32 {
         self.tables.index_mask()
     }
@@ -117,67 +137,12 @@ pub fn on_host<T: Tables>(tables: &T, frame: &[u8], ingress: u32) -> Outcome {
     }
 }
 
-/// Tables on the heap of a capacity, all empty.
-pub fn heap(capacity: Capacity) -> HeapTables {
-    let none = Service::default();
-    HeapTables {
-        cells: vec![0; capacity.cells as usize],
-        services: vec![none; capacity.services as usize],
-        slots: vec![0; capacity.slots as usize],
-        backends: vec![Backend::default(); capacity.backends as usize].into(),
-        ..HeapTables::default()
-    }
-}
-
-/// Executes a plan's writes on tables on the heap.
-pub fn write(tables: &mut HeapTables, writes: &[Write]) {
-    for write in writes {
-        match write {
-            Write::Slots { first, words } => {
-                tables.slots[*first as usize..][..words.len()].copy_from_slice(words);
-            }
-            Write::Service { record, service } => tables.services[*record as usize] = *service,
-            Write::Backend {
-                record,
-                address,
-                next_hop,
-                tunnel_source,
-                state,
-            } => {
-                tables.backends[*record as usize] = Backend {
-                    address: *address,
-                    next_hops: [*next_hop; 2],
-                    state: state.pack(),
-                    tunnel_sources: [*tunnel_source; 2],
-                    reserved: [0; 4],
-                };
-            }
-            Write::NextHop {
-                record,
-                next_hop,
-                tunnel_source,
-                state,
-            } => {
-                let backend = &mut tables.backends[*record as usize];
-                backend.next_hops[usize::from(state.next_hop)] = *next_hop;
-                backend.tunnel_sources[usize::from(state.next_hop)] = *tunnel_source;
-                backend.state = state.pack();
-            }
-            Write::State { record, state } => {
-                tables.backends[*record as usize].state = state.pack();
-            }
-            Write::ClearCounters { record } => {
-                tables.backend_counters.borrow_mut().remove(record);
-            }
-            Write::Cell { position, value } => tables.cells[*position as usize] = *value,
-        }
-    }
-}
-
 /// The world's services on the heap.
 pub fn heap_world() -> HeapTables {
-    let mut tables = heap(world::CAPACITY);
-    write(&mut tables, &world::plan(&world::model()).1);
+    let mut tables = world::CAPACITY.heap();
+    for write in world::plan(&world::model()).1 {
+        write.execute(&mut tables);
+    }
     tables
 }
 

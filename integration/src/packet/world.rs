@@ -42,6 +42,8 @@ pub const CAPACITY: Capacity = Capacity {
     services: 64,
     slots: 16_384,
     backends: 512,
+    flow_sets: 64,
+    half_open_sets: 16,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,10 @@
 //! Putting a flow in: claim, fill, look for rivals, publish.
 
-use super::{Block, Control, Flow, KEY, Layout, Memory, Table, VALUE, Value, Words, tag};
+use super::{
+    Block, Control, Flow, KEY, Layout, Memory, Table, Ticks, VALUE, Value, Words, opaque, tag,
+};
+
+use crate::consistency::Written;
 
 /// Attempts to claim an entry before other writers.
 const ATTEMPTS: usize = 4;
@@ -115,7 +119,7 @@ impl<L: Layout, M: Memory> Table<L, M> {
                 value,
                 extra: *extra,
             }),
-            Outcome::Found(at, control) => match Self::read(&set, key, at, control) {
+            Outcome::Found(at, control) => match Self::read(&set, at, control) {
                 Some(flow) => Insert::Found(flow),
                 None => Insert::Busy,
             },
@@ -124,10 +128,39 @@ impl<L: Layout, M: Memory> Table<L, M> {
         }
     }
 
+    /// As [`insert`](Self::insert), where it does not matter what is there already.
+    #[inline(always)]
+    pub fn put(
+        &self,
+        key: &L::Key,
+        value: Value,
+        extra: &L::Extra,
+        when_full: WhenFull,
+    ) -> Written {
+        let new = New {
+            key,
+            value,
+            extra,
+            hash: key.hash(self.seed),
+            when_full,
+        };
+        match self.fill(&new) {
+            Outcome::Inserted(..) => Written::Done,
+            Outcome::Found(..) => Written::Exists,
+            Outcome::Full => Written::Full,
+            Outcome::Busy => Written::Busy,
+        }
+    }
+
     /// A BPF function of its own: the packet path puts flows in at several places. It takes one pointer and gives one word, because
     /// the stacks of all functions in a chain of calls share 512 bytes.
     #[inline(never)]
     fn insert_new(&self, new: &New<'_, L>) -> u64 {
+        self.fill(new).pack()
+    }
+
+    #[inline(always)]
+    fn fill(&self, new: &New<'_, L>) -> Outcome {
         let New {
             key,
             hash,
@@ -135,78 +168,76 @@ impl<L: Layout, M: Memory> Table<L, M> {
             ..
         } = *new;
         let Some(set) = self.memory.set(hash as u32 & self.mask) else {
-            return Outcome::Full.pack();
+            return Outcome::Full;
         };
         // Not for correctness: without it, a flow that is there would take an entry for a moment.
         if let Some((at, control)) = Self::find_place(&set, hash, key) {
-            return Outcome::Found(at, control).pack();
+            return Outcome::Found(at, control);
         }
-        let Some((at, control)) = Self::claim(&set, hash, when_full) else {
-            return Outcome::Full.pack();
+        let Some((at, control)) = Self::claim(&set, hash, when_full, new.value.seen) else {
+            return Outcome::Full;
         };
         set.store(at + VALUE, new.value.pack());
         key.write(&set, at + KEY);
         new.extra.write(&set, at + KEY + L::Key::WORDS);
         self.memory.fence();
-        let outcome = match Self::rivals(&set, hash, key, at, control) {
+        match Self::rivals(&set, hash, key, at, control) {
             // Fails if this writer was away for so long that it was taken for dead.
             Rivals::None if set.compare_exchange(at, control.0, control.publish().0) => {
                 Outcome::Inserted(at, control.publish())
             }
             Rivals::Published(at, control) => Outcome::Found(at, control),
             Rivals::None | Rivals::Undecided => Outcome::Busy,
-        };
-        outcome.pack()
+        }
     }
 
     /// Takes an entry: its first word, and the control word that it has now.
     #[inline(always)]
-    fn claim(set: &M::Set<'_>, hash: u64, when_full: WhenFull) -> Option<(usize, Control)> {
+    fn claim(
+        set: &M::Set<'_>,
+        hash: u64,
+        when_full: WhenFull,
+        now: Ticks,
+    ) -> Option<(usize, Control)> {
+        let evicts = opaque(match when_full {
+            WhenFull::Evict => 1,
+            WhenFull::Refuse => 0,
+        });
         for _ in 0..ATTEMPTS {
-            let (at, old) = match Self::free(set, hash) {
-                Some(free) => free,
-                None if matches!(when_full, WhenFull::Evict) => Self::oldest(set, hash)?,
-                None => return None,
-            };
+            let at = Self::best(set, hash, evicts, now)?;
+            let old = Control(set.load(at));
             let new = old.claim(tag(hash));
-            if set.compare_exchange(at, old.0, new.0) {
+            // Somebody else may have taken it meanwhile. Then the exchange fails, as for want of a branch it is asked for what never is.
+            let fit = old.free_bit() | old.live_bit() & evicts;
+            if set.compare_exchange(at, old.where_fit(fit).0, new.0) {
                 return Some((at, new));
             }
         }
         None
     }
 
+    /// The entry to take: the first free one, else the one that was seen longest ago.
+    ///
+    /// Without a branch in the loop: the verifier follows each way through it, and with three ways an entry there are too many.
     #[inline(always)]
-    fn free(set: &M::Set<'_>, hash: u64) -> Option<(usize, Control)> {
+    fn best(set: &M::Set<'_>, hash: u64, evicts: u64, now: Ticks) -> Option<usize> {
+        /// Any free entry is better than any that is used.
+        const FREE: u64 = 1 << 40;
+        const AT_BITS: u32 = 16;
+        /// A stamp of another CPU may be a little ahead.
+        const AHEAD: u32 = 16;
         let hash = afresh(hash);
+        let mut best = 0;
         for step in 0..L::WAYS {
             let at = Self::position(hash, step);
             let control = Control(set.load(at));
-            if control.is_free() {
-                return Some((at, control));
-            }
-        }
-        None
-    }
-
-    #[inline(always)]
-    fn oldest(set: &M::Set<'_>, hash: u64) -> Option<(usize, Control)> {
-        let hash = afresh(hash);
-        let mut oldest = (usize::MAX, Control(0), 0);
-        for step in 0..L::WAYS {
-            let at = Self::position(hash, step);
-            let control = Control(set.load(at));
-            if !control.holds() {
-                continue;
-            }
             let seen = Value::unpack(set.load(at + VALUE)).seen.0;
-            let (best, _, age) = oldest;
-            if best == usize::MAX || before(seen, age) {
-                oldest = (at, control, seen);
-            }
+            let age = u64::from(now.0.wrapping_add(AHEAD).wrapping_sub(seen)) + 1;
+            let score = control.free_bit() * (FREE + (L::WAYS - step) as u64)
+                + control.live_bit() * evicts * age;
+            best = larger(best, score << AT_BITS | at as u64);
         }
-        let (at, control, _) = oldest;
-        (at != usize::MAX).then_some((at, control))
+        (best >> AT_BITS != 0).then_some(best as usize & ((1 << AT_BITS) - 1))
     }
 
     /// Whether other entries have the same flow. Unless there is none, the own entry has been given back.
@@ -283,10 +314,13 @@ impl<L: Layout, M: Memory> Table<L, M> {
 /// most of a BPF program's stack.
 #[inline(always)]
 fn afresh(hash: u64) -> u64 {
-    core::hint::black_box(hash)
+    opaque(hash)
 }
 
+/// The larger of two numbers below 2^63, without a branch. By multiplication: the verifier makes two ways of a sign that is spread over a
+/// word, too.
 #[inline(always)]
-const fn before(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b) > i32::MAX as u32
+fn larger(a: u64, b: u64) -> u64 {
+    let less = opaque(opaque(a.wrapping_sub(b)) >> 63);
+    a ^ (a ^ b) * less
 }

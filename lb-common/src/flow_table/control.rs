@@ -1,5 +1,7 @@
 //! The word that says whether an entry is in use, by which flow roughly, and for the how many-th time.
 
+use super::opaque;
+
 /// Tag (32 bits), generation (30 bits), state (2 bits). All zeros: free.
 ///
 /// A generation begins with each claim. A reader that was stopped in the middle is misled only if an entry is reused exactly 2^30 times
@@ -36,6 +38,24 @@ impl Control {
     #[inline(always)]
     pub const fn holds(self) -> bool {
         self.0 & STATE_MASK == LIVE
+    }
+
+    /// 1 if the entry is free, else 0.
+    #[inline(always)]
+    pub(super) fn free_bit(self) -> u64 {
+        opaque(opaque(self.0 & STATE_MASK).wrapping_sub(1) >> 63)
+    }
+
+    /// 1 if the entry holds a flow, else 0.
+    #[inline(always)]
+    pub(super) fn live_bit(self) -> u64 {
+        opaque(self.0 & LIVE) >> 1
+    }
+
+    /// Itself if `fit` is 1; if 0, a word that no entry has.
+    #[inline(always)]
+    pub(super) const fn where_fit(self, fit: u64) -> Self {
+        Self(self.0 | (fit ^ 1) * STATE_MASK)
     }
 
     #[inline(always)]

@@ -5,6 +5,13 @@
 pub struct Ticks(pub u32);
 
 impl Ticks {
+    /// From `CLOCK_MONOTONIC`, which kernel and user space both have.
+    #[inline(always)]
+    pub const fn from_ns(monotonic: u64) -> Self {
+        const NS: u64 = 1_000_000_000;
+        Self((monotonic / NS) as u32)
+    }
+
     /// Seconds from `earlier` to `self`. A stamp from another CPU that is slightly ahead counts as now.
     #[inline(always)]
     pub const fn since(self, earlier: Self) -> u32 {

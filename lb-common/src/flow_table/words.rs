@@ -27,6 +27,34 @@ pub trait Memory {
     fn fence(&self);
 }
 
+/// No memory: a table in it holds nothing and has no room.
+impl Memory for () {
+    type Set<'a> = ();
+
+    #[inline(always)]
+    fn set(&self, _index: u32) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn fence(&self) {}
+}
+
+impl Words for () {
+    #[inline(always)]
+    fn load(&self, _word: usize) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn store(&self, _word: usize, _value: u64) {}
+
+    #[inline(always)]
+    fn compare_exchange(&self, _word: usize, _current: u64, _new: u64) -> bool {
+        false
+    }
+}
+
 /// A fixed number of words: keys and what is kept with them.
 pub trait Block: Copy {
     const WORDS: usize;
@@ -84,7 +112,11 @@ mod heap {
     impl HeapMemory {
         /// Empty sets for a table of this layout.
         pub fn new<L: Layout>(sets: u32) -> Self {
-            let set_words = L::WAYS * L::STRIDE;
+            Self::with_words(L::WAYS * L::STRIDE, sets)
+        }
+
+        /// Empty sets of so many words.
+        pub fn with_words(set_words: usize, sets: u32) -> Self {
             let words: Box<[AtomicU64]> = (0..set_words * sets as usize)
                 .map(|_| AtomicU64::new(0))
                 .collect();

@@ -72,6 +72,8 @@ pub fn tables(
             port: if mode == Mode::Nat { 8080 } else { 80 },
             next_hop: 0,
             up: true,
+            lives: true,
+            on_down: None,
         }
         .pack(),
         tunnel_sources: [tunnel_source(backend_v4).into(); 2],

@@ -1,26 +1,32 @@
 //! What the tables hold, where there is room, and the writes that lead from one state to the next.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
 use lb_common::{
     address::Address,
+    consistency::{OnDown, Policy},
+    flow_state::Timeouts,
+    flow_table::{FlowKey, Ticks, Value},
+    forward,
     index::Entry,
-    tables::{Backend, BackendState, HashPolicy, Key, Mode, NextHop, Service, Slot, Tables, flags},
+    tables::{HashPolicy, Key, Mode, NO_BACKEND, NextHop, Service, Slot, Tables, flags},
 };
 
 use super::{
     index::{Full, Index},
+    placed::{Numbering, Placed, PlacedBackend, empty_backend, placed_backend},
     ranges::{Range, Ranges},
+    transition::{Census, Change, GRACE, Need, Transitions},
     write::{Capacity, Write},
 };
-use crate::{maglev, model::BackendKey};
-
-/// How long an entry that was replaced is left alone. A packet that found it needs microseconds; this is for one whose virtual
-/// CPU was taken away in the middle.
-pub const GRACE: Duration = Duration::from_millis(200);
+use crate::{
+    flows::{self, Fate},
+    maglev,
+    model::BackendKey,
+};
 
 /// A service as it should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +48,8 @@ pub struct Wanted {
     pub source_bits: u8,
     /// Bits of [`flags`](lb_common::tables::flags).
     pub flags: u16,
+    pub tracking: Policy,
+    pub timeouts: Timeouts,
     pub backends: Vec<WantedBackend>,
 }
 
@@ -54,6 +62,10 @@ pub struct WantedBackend {
     pub weight: u32,
     /// Recorded for the daemon that adopts the tables.
     pub up: bool,
+    /// It can answer, and so keeps the flows that it has; its weight may be 0.
+    pub lives: bool,
+    /// What becomes of its flows when it does not; `None`: what the service says.
+    pub on_down: Option<OnDown>,
     pub next_hop: NextHop,
     /// Outer source of a tunnel to it; all zeros while it is not known.
     pub tunnel_source: Address,
@@ -73,7 +85,7 @@ pub enum PlanError {
     },
     #[error("the index has no place for a key within reach; raise dataplane.max_services")]
     Index,
-    #[error("a service has more than {} backends", u16::MAX)]
+    #[error("a service has more than {} backends", u16::MAX - 1)]
     TooManyBackends,
 }
 
@@ -94,41 +106,12 @@ pub struct Layout {
     retired: VecDeque<(Duration, Retired)>,
 }
 
-/// A service that the tables hold.
-#[derive(Clone, Debug)]
-struct Placed {
-    record: u32,
-    service: Service,
-    backends: Range,
-    slots: Range,
-    /// By number − 1.
-    numbers: Vec<Option<PlacedBackend>>,
-    /// Numbers whose backend has gone and which may not be used before the grace time is over.
-    resting: BTreeSet<u16>,
-    /// (number, weight) that the slots were built from; unknown after adoption.
-    weights: Option<Vec<(u16, u32)>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct PlacedBackend {
-    address: Address,
-    next_hop: NextHop,
-    tunnel_source: Address,
-    state: BackendState,
-}
-
 /// Entries that nothing names any more.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Retired {
-    Service {
-        record: u32,
-        slots: Option<Range>,
-        backends: Option<Range>,
-    },
-    Number {
-        key: Key,
-        number: u16,
-    },
+    Record(u32),
+    Slots(Range),
+    Backends(Range),
 }
 
 impl Layout {
@@ -144,8 +127,8 @@ impl Layout {
         }
     }
 
-    /// Tables that an earlier daemon has left, as they are read back. Entries that contradict one another are taken for free.
-    pub fn adopt<T: Tables>(capacity: Capacity, tables: &T) -> Self {
+    /// Tables that an earlier daemon has left, as they are read back at `now`. Entries that contradict one another are taken for free.
+    pub fn adopt<T: Tables>(now: Duration, capacity: Capacity, tables: &T) -> Self {
         let cells = (0..capacity.cells)
             .map(|position| tables.cell(position))
             .collect();
@@ -195,8 +178,15 @@ impl Layout {
                     backends,
                     slots,
                     numbers,
-                    resting: BTreeSet::new(),
+                    leaving: BTreeMap::new(),
                     weights: None,
+                    transitions: Transitions::adopt(
+                        now,
+                        (slots.first..slots.first + slots.count)
+                            .map(|at| Slot::unpack(tables.slot(at).unwrap_or_default()))
+                            .collect(),
+                    ),
+                    timeouts: Timeouts::DEFAULT,
                 },
             );
         }
@@ -211,19 +201,10 @@ impl Layout {
     /// Backends of a service: address, port, whether it was up, and the record that its packets are counted under.
     pub fn backends(&self, key: &Key) -> impl Iterator<Item = (Address, u16, bool, u32)> {
         self.services.get(key).into_iter().flat_map(|placed| {
-            placed
-                .numbers
-                .iter()
-                .enumerate()
-                .filter_map(|(offset, backend)| {
-                    let PlacedBackend { address, state, .. } = (*backend)?;
-                    Some((
-                        address,
-                        state.port,
-                        state.up,
-                        placed.backends.first + offset as u32,
-                    ))
-                })
+            placed.present().map(|(number, backend)| {
+                let PlacedBackend { address, state, .. } = backend;
+                (address, state.port, state.up, placed.at(number))
+            })
         })
     }
 
@@ -233,148 +214,144 @@ impl Layout {
     }
 
     /// Frees what was replaced long enough ago.
-    pub fn expire(&mut self, now: Duration) -> Vec<Write> {
-        let mut writes = Vec::new();
+    pub fn expire(&mut self, now: Duration) {
         while self.retired.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, retired)) = self.retired.pop_front() else {
                 break;
             };
             match retired {
-                Retired::Service {
-                    record,
-                    slots,
-                    backends,
-                } => {
-                    self.records.give(Range {
-                        first: record,
-                        count: 1,
-                    });
-                    slots.into_iter().for_each(|range| self.slots.give(range));
-                    backends
-                        .into_iter()
-                        .for_each(|range| self.backends.give(range));
-                }
-                Retired::Number { key, number } => {
-                    if let Some(placed) = self.services.get_mut(&key)
-                        && placed.resting.remove(&number)
-                    {
-                        writes.push(empty_backend(placed.backends.first + u32::from(number) - 1));
-                    }
-                }
+                Retired::Record(first) => self.records.give(Range { first, count: 1 }),
+                Retired::Slots(range) => self.slots.give(range),
+                Retired::Backends(range) => self.backends.give(range),
             }
         }
-        writes
     }
 
     /// Writes that make a service what is wanted, whether or not it is there already; none if it is so.
     ///
+    /// Slots change in place, each by one store; what a slot's flows did before goes on in [`Transitions`]. Only where slots get another
+    /// meaning, or backends a larger range, the service gets new slots.
+    ///
     /// # Errors
     /// If a table has no room. The layout and the tables are as before.
     pub fn set(&mut self, now: Duration, wanted: &Wanted) -> Result<Vec<Write>, PlanError> {
-        let mut writes = self.expire(now);
-        let before = self.services.get(&wanted.key).cloned();
-        let assigned = Assigned::new(before.as_ref(), wanted, &mut self.backends)?;
-        let undo = |layout: &mut Self, assigned: &Assigned| {
-            if assigned.fresh {
-                layout.backends.give(assigned.range);
-            }
-        };
+        self.expire(now);
+        let before = self.services.get(&wanted.key);
+        let numbering = Numbering::new(before, wanted)?;
+        let grows = before.is_none_or(|placed| placed.backends.count < numbering.room);
+        let relocates =
+            grows || before.is_none_or(|placed| !means_the_same(&placed.service, wanted));
+        let reserved = self.reserve(wanted, &numbering, grows, relocates)?;
 
-        let weights: Vec<(u16, u32)> = assigned
+        let mut writes = Vec::new();
+        let old = self.services.remove(&wanted.key);
+        let mut placed = match &old {
+            Some(old) => Placed {
+                record: reserved.record.unwrap_or(old.record),
+                backends: reserved.backends.unwrap_or(old.backends),
+                slots: reserved.slots.unwrap_or(old.slots),
+                ..old.clone()
+            },
+            None => Placed {
+                record: reserved.record.unwrap_or_default(),
+                service: Service::default(),
+                backends: reserved.backends.unwrap_or(NOTHING),
+                slots: reserved.slots.unwrap_or(NOTHING),
+                numbers: Vec::new(),
+                leaving: BTreeMap::new(),
+                weights: None,
+                transitions: Transitions::new(wanted.slot_count),
+                timeouts: wanted.timeouts,
+            },
+        };
+        placed.timeouts = wanted.timeouts;
+        placed.service = service_record(wanted, placed.slots, placed.backends);
+        if grows {
+            placed.numbers.resize(placed.backends.count as usize, None);
+            writes.extend(
+                (0..placed.backends.count).map(|at| empty_backend(placed.backends.first + at)),
+            );
+            for (number, backend) in placed
+                .numbers
+                .clone()
+                .into_iter()
+                .zip(1_u16..)
+                .filter_map(|(backend, number)| Some((number, backend?)))
+            {
+                let mut state = backend.state;
+                state.service = placed.record;
+                writes.extend(placed.fill(number, PlacedBackend { state, ..backend }));
+            }
+        }
+        for (&number, backend) in numbering.numbers.iter().zip(&wanted.backends) {
+            placed.leaving.remove(&number);
+            if placed.backend(number).is_some() {
+                writes.extend(placed.update(number, backend));
+            } else {
+                writes.extend(placed.insert(number, backend));
+            }
+        }
+        let gone: Vec<u16> = placed
+            .present()
+            .map(|(number, _)| number)
+            .filter(|number| !numbering.numbers.contains(number))
+            .collect();
+        for &number in &gone {
+            writes.extend(placed.leave(now, number));
+        }
+
+        let weights: Vec<(u16, u32)> = numbering
             .numbers
             .iter()
             .zip(&wanted.backends)
             .map(|(&number, backend)| (number, backend.weight))
             .collect();
-        let unchanged = before.as_ref().is_some_and(|placed| {
-            !assigned.fresh
-                && placed.weights.as_ref() == Some(&weights)
-                && placed.service == service_record(wanted, placed.slots, assigned.range)
-                && placed.numbers.iter().flatten().count() == wanted.backends.len()
-        });
-        if let (true, Some(mut placed)) = (unchanged, before.clone()) {
-            for (&number, backend) in assigned.numbers.iter().zip(&wanted.backends) {
-                writes.extend(placed.update(number, backend));
-            }
-            self.services.insert(wanted.key, placed);
-            return Ok(writes);
-        }
-
-        if !self.has_index_room(wanted) {
-            undo(self, &assigned);
-            return Err(PlanError::Index);
-        }
-        let Some(record) = self.records.take(1).map(|range| range.first) else {
-            undo(self, &assigned);
-            return Err(PlanError::Full {
-                what: "services",
-                setting: "max_services",
-                needed: 1,
-                available: 0,
-            });
-        };
-        let Some(slots) = self.slots.take(wanted.slot_count) else {
-            undo(self, &assigned);
-            self.records.give(Range {
-                first: record,
-                count: 1,
-            });
-            return Err(PlanError::Full {
-                what: "slots",
-                setting: "max_slots",
-                needed: wanted.slot_count,
-                available: self.slots.available(),
-            });
-        };
-
-        let mut placed = Placed {
-            record,
-            service: service_record(wanted, slots, assigned.range),
-            backends: assigned.range,
-            slots,
-            numbers: vec![None; assigned.range.count as usize],
-            resting: before
+        let mut changes = Vec::new();
+        if relocates
+            && !old
                 .as_ref()
-                .filter(|_| !assigned.fresh)
-                .map(|old| old.resting.clone())
-                .unwrap_or_default(),
-            weights: Some(weights),
-        };
-        if assigned.fresh {
-            writes.extend(
-                (0..assigned.range.count)
-                    .map(|offset| empty_backend(assigned.range.first + offset)),
-            );
+                .is_some_and(|old| means_the_same(&old.service, wanted))
+        {
+            placed.transitions = Transitions::new(wanted.slot_count);
+            placed.weights = None;
         }
-        let mut updates = Vec::new();
-        for (&number, backend) in assigned.numbers.iter().zip(&wanted.backends) {
-            let kept = before
-                .as_ref()
-                .filter(|_| !assigned.fresh)
-                .and_then(|old| old.backend(number));
-            match kept {
-                Some(old) => {
-                    placed.numbers[usize::from(number) - 1] = Some(old);
-                    updates.extend(placed.update(number, backend));
-                }
-                None => writes.extend(placed.insert(number, backend)),
-            }
+        if placed.weights.as_ref() != Some(&weights) {
+            changes = placed
+                .transitions
+                .set_owners(now, &owners(wanted, &numbering.numbers));
+            placed.weights = Some(weights);
         }
-        writes.push(Write::Slots {
-            first: slots.first,
-            words: slot_words(wanted, &assigned.numbers),
-        });
-        writes.push(Write::Service {
-            record,
-            service: placed.service,
-        });
-        // From here on packets see it. `has_index_room` has seen places for all of these.
-        writes.extend(self.index.set(&wanted.key, Entry::Service(record))?);
-        writes.extend(self.set_sole(wanted, record)?);
-        writes.extend(updates);
-        writes.extend(self.set_reverse(wanted, &placed, &assigned)?);
-        if let Some(old) = before {
-            writes.extend(self.retire(now, wanted.key, &old, &mut placed, assigned.fresh));
+        if relocates {
+            changes.clear();
+            writes.push(Write::Slots {
+                first: placed.slots.first,
+                words: placed
+                    .transitions
+                    .slots()
+                    .iter()
+                    .map(|slot| slot.pack())
+                    .collect(),
+            });
+        }
+        if let Some(record) = reserved.record {
+            writes.push(Write::Notes {
+                record,
+                from: old.as_ref().map(|old| old.record),
+            });
+            writes.push(Write::Service {
+                record,
+                service: placed.service,
+            });
+        }
+        writes.extend(self.set_reverse(wanted, &placed, &numbering.numbers)?);
+        if let Some(record) = reserved.record {
+            // From here on packets see it. `reserve` has seen places for all cells.
+            writes.extend(self.index.set(&wanted.key, Entry::Service(record))?);
+            writes.extend(self.set_sole(wanted, record)?);
+        }
+        writes.extend(slot_writes(placed.slots, &changes));
+        if let Some(old) = &old {
+            writes.extend(self.retire(now, old, &placed, &reserved));
         }
         let vip = placed.service.key.address;
         self.services.insert(wanted.key, placed);
@@ -382,9 +359,63 @@ impl Layout {
         Ok(writes)
     }
 
+    /// Takes what a change needs, or nothing.
+    fn reserve(
+        &mut self,
+        wanted: &Wanted,
+        numbering: &Numbering,
+        grows: bool,
+        relocates: bool,
+    ) -> Result<Reserved, PlanError> {
+        let before = self.services.get(&wanted.key);
+        let changes = relocates
+            || before.is_none_or(|placed| {
+                placed.service != service_record(wanted, placed.slots, placed.backends)
+            });
+        if !self.has_index_room(wanted) {
+            return Err(PlanError::Index);
+        }
+        let mut reserved = Reserved::default();
+        let mut take_all = || -> Result<(), PlanError> {
+            if changes {
+                reserved.record =
+                    Some(take(&mut self.records, "services", "max_services", 1)?.first);
+            }
+            if relocates {
+                reserved.slots = Some(take(
+                    &mut self.slots,
+                    "slots",
+                    "max_slots",
+                    wanted.slot_count,
+                )?);
+            }
+            if grows {
+                reserved.backends = Some(take(
+                    &mut self.backends,
+                    "backends",
+                    "max_backends",
+                    numbering.room,
+                )?);
+            }
+            Ok(())
+        };
+        let taken = take_all();
+        if let Err(full) = taken {
+            if let Some(first) = reserved.record {
+                self.records.give(Range { first, count: 1 });
+            }
+            if let Some(range) = reserved.slots {
+                self.slots.give(range);
+            }
+            return Err(full);
+        }
+        Ok(reserved)
+    }
+
     /// Writes that take a service away; none if it is not there.
     pub fn remove(&mut self, now: Duration, key: &Key) -> Vec<Write> {
-        let mut writes = self.expire(now);
+        self.expire(now);
+        let mut writes = Vec::new();
         let Some(placed) = self.services.remove(key) else {
             return writes;
         };
@@ -401,12 +432,13 @@ impl Layout {
                 )));
             }
         }
-        let retired = Retired::Service {
-            record: placed.record,
-            slots: Some(placed.slots),
-            backends: Some(placed.backends),
-        };
-        self.retired.push_back((now + GRACE, retired));
+        for retired in [
+            Retired::Record(placed.record),
+            Retired::Slots(placed.slots),
+            Retired::Backends(placed.backends),
+        ] {
+            self.retired.push_back((now + GRACE, retired));
+        }
         // Cannot be full: the address has its cell already, or goes.
         writes.extend(self.set_vip(key.address).unwrap_or_default());
         writes
@@ -462,18 +494,15 @@ impl Layout {
         &mut self,
         wanted: &Wanted,
         placed: &Placed,
-        assigned: &Assigned,
+        numbers: &[u16],
     ) -> Result<Vec<Write>, Full> {
         if wanted.mode != Mode::Nat {
             return Ok(Vec::new());
         }
         let mut writes = Vec::new();
-        for (&number, backend) in assigned.numbers.iter().zip(&wanted.backends) {
+        for (&number, backend) in numbers.iter().zip(&wanted.backends) {
             let key = Key::new(backend.address, wanted.key.protocol, backend.port);
-            writes.extend(self.index.set(
-                &key,
-                Entry::Reverse(placed.backends.first + u32::from(number) - 1),
-            )?);
+            writes.extend(self.index.set(&key, Entry::Reverse(placed.at(number)))?);
         }
         Ok(writes)
     }
@@ -509,197 +538,166 @@ impl Layout {
     fn retire(
         &mut self,
         now: Duration,
-        key: Key,
         old: &Placed,
-        new: &mut Placed,
-        fresh: bool,
+        new: &Placed,
+        reserved: &Reserved,
     ) -> Vec<Write> {
-        let until = now + GRACE;
         let mut writes = Vec::new();
-        for (offset, backend) in old.numbers.iter().enumerate() {
-            let Some(backend) = backend else { continue };
-            let number = offset as u16 + 1;
-            let protocol = old.service.key.protocol;
-            let stays = new.numbers.iter().flatten().any(|other| {
-                other.address == backend.address && other.state.port == backend.state.port
-            });
-            if old.service.mode == Mode::Nat as u8
-                && !(stays && new.service.mode == Mode::Nat as u8)
-            {
-                writes.extend(self.index.remove(&Key::new(
-                    backend.address,
-                    protocol,
-                    backend.state.port,
-                )));
-            }
-            if !stays && !fresh {
-                new.resting.insert(number);
-                self.retired
-                    .push_back((until, Retired::Number { key, number }));
+        if old.service.mode == Mode::Nat as u8 {
+            for (_, backend) in old.present() {
+                let stays = new.service.mode == Mode::Nat as u8
+                    && new.present().any(|(_, other)| {
+                        other.address == backend.address && other.state.port == backend.state.port
+                    });
+                if !stays {
+                    writes.extend(self.index.remove(&Key::new(
+                        backend.address,
+                        old.service.key.protocol,
+                        backend.state.port,
+                    )));
+                }
             }
         }
-        let retired = Retired::Service {
-            record: old.record,
-            slots: Some(old.slots),
-            backends: fresh.then_some(old.backends),
-        };
-        self.retired.push_back((until, retired));
+        let retired = [
+            reserved.record.map(|_| Retired::Record(old.record)),
+            reserved.slots.map(|_| Retired::Slots(old.slots)),
+            reserved.backends.map(|_| Retired::Backends(old.backends)),
+        ];
+        for retired in retired.into_iter().flatten() {
+            self.retired.push_back((now + GRACE, retired));
+        }
         writes
     }
-}
 
-impl Placed {
-    fn backend(&self, number: u16) -> Option<PlacedBackend> {
-        self.numbers
-            .get(usize::from(number).checked_sub(1)?)
-            .copied()
-            .flatten()
-    }
-
-    fn at(&self, number: u16) -> u32 {
-        self.backends.first + u32::from(number) - 1
-    }
-
-    /// Fills an unused number.
-    fn insert(&mut self, number: u16, wanted: &WantedBackend) -> [Write; 2] {
-        let state = BackendState {
-            service: self.record,
-            port: wanted.port,
-            next_hop: 0,
-            up: wanted.up,
+    /// Whether the record of a flow stays; what stays is noted in `counted`.
+    ///
+    /// `now` and `ticks` are the same moment by the two clocks.
+    pub fn judge(
+        &self,
+        now: Duration,
+        ticks: Ticks,
+        flow: &FlowKey,
+        value: Value,
+        counted: &mut Counted,
+    ) -> Fate {
+        let key = Key::new(
+            flow.destination.address,
+            flow.protocol,
+            flow.destination.port,
+        );
+        let Some(placed) = self.services.get(&key) else {
+            return Fate::Remove;
         };
-        let WantedBackend {
-            address,
-            next_hop,
-            tunnel_source,
-            ..
-        } = *wanted;
-        self.numbers[usize::from(number) - 1] = Some(PlacedBackend {
-            address,
-            next_hop,
-            tunnel_source,
-            state,
-        });
-        let record = self.at(number);
-        [
-            Write::ClearCounters { record },
-            Write::Backend {
-                record,
-                address,
-                next_hop,
-                tunnel_source,
-                state,
-            },
-        ]
-    }
-
-    /// Brings a used number up to date.
-    fn update(&mut self, number: u16, wanted: &WantedBackend) -> Option<Write> {
-        let old = self.backend(number)?;
-        let state = BackendState {
-            service: self.record,
-            up: wanted.up,
-            ..old.state
+        let slot = forward::slot_of(&placed.service, flow);
+        let need = match slot {
+            _ if placed.service.policy().full => Need::All,
+            Some(slot) => placed.transitions.need(now, slot),
+            None if placed.transitions.unsettled() > 0 => Need::All,
+            None => Need::None,
         };
-        self.change(
-            number,
-            PlacedBackend {
-                next_hop: wanted.next_hop,
-                tunnel_source: wanted.tunnel_source,
-                state,
-                ..old
-            },
-        )
-    }
-
-    fn change(&mut self, number: u16, mut new: PlacedBackend) -> Option<Write> {
-        let old = self.backend(number)?;
-        let record = self.at(number);
-        let moved = new.next_hop != old.next_hop || new.tunnel_source != old.tunnel_source;
-        let write = if moved {
-            new.state.next_hop = old.state.next_hop ^ 1;
-            Write::NextHop {
-                record,
-                next_hop: new.next_hop,
-                tunnel_source: new.tunnel_source,
-                state: new.state,
+        let fate = flows::record(value, need, ticks, &placed.timeouts);
+        if fate == Fate::Keep {
+            let census = counted.services.entry(key).or_default();
+            census.backends.insert(value.backend);
+            match slot {
+                Some(slot) if placed.transitions.is_unsettled(slot) => {
+                    census.slots.insert(slot);
+                }
+                // Any slot may be its.
+                None => census.slots.extend(placed.transitions.unsettled_slots()),
+                Some(_) => {}
             }
-        } else if new.state != old.state {
-            Write::State {
-                record,
-                state: new.state,
-            }
-        } else {
-            return None;
-        };
-        self.numbers[usize::from(number) - 1] = Some(new);
-        Some(write)
-    }
-}
-
-/// Which numbers the wanted backends have, in which range of records.
-struct Assigned {
-    range: Range,
-    /// Of each wanted backend, in order.
-    numbers: Vec<u16>,
-    /// The range is new; the service had none, or one too small.
-    fresh: bool,
-}
-
-impl Assigned {
-    /// Known backends keep their numbers; new ones get free ones, or all move to a larger range.
-    fn new(
-        before: Option<&Placed>,
-        wanted: &Wanted,
-        ranges: &mut Ranges,
-    ) -> Result<Self, PlanError> {
-        if let Some(placed) = before
-            && let Some(numbers) = Self::within(placed, wanted)
-        {
-            return Ok(Self {
-                range: placed.backends,
-                numbers,
-                fresh: false,
-            });
         }
-        let count = u16::try_from(wanted.backends.len()).map_err(|_| PlanError::TooManyBackends)?;
-        let room = u32::from(count)
-            .next_power_of_two()
-            .clamp(4, u32::from(u16::MAX));
-        let full = PlanError::Full {
-            what: "backends",
-            setting: "max_backends",
-            needed: room,
-            available: ranges.available(),
-        };
-        let range = ranges.take(room).ok_or(full)?;
-        Ok(Self {
-            range,
-            numbers: (1..=count).collect(),
-            fresh: true,
-        })
+        fate
     }
 
-    fn within(placed: &Placed, wanted: &Wanted) -> Option<Vec<u16>> {
-        let known = |backend: &WantedBackend| {
-            let at = placed.numbers.iter().position(|old| {
-                old.is_some_and(|old| {
-                    old.address == backend.address && old.state.port == backend.port
-                })
-            });
-            at.map(|offset| offset as u16 + 1)
-        };
-        let used: BTreeSet<u16> = (1..=placed.numbers.len() as u16)
-            .filter(|&number| placed.backend(number).is_some())
-            .collect();
-        let mut free = (1..=placed.numbers.len() as u16)
-            .filter(|number| !used.contains(number) && !placed.resting.contains(number));
-        wanted
-            .backends
-            .iter()
-            .map(|backend| known(backend).or_else(|| free.next()))
-            .collect()
+    /// What follows from a whole round through the records: slots settle, numbers of backends that have gone are free.
+    pub fn counted(&mut self, began: Duration, counted: Counted) -> Vec<Write> {
+        let mut services = counted.services;
+        let mut writes = Vec::new();
+        for (key, placed) in &mut self.services {
+            let census = Census {
+                began,
+                ..services.remove(key).unwrap_or_default()
+            };
+            let changes = placed.transitions.settle(&census);
+            writes.extend(slot_writes(placed.slots, &changes));
+            writes.extend(placed.free(&census));
+        }
+        writes
     }
+
+    /// Ends transitions that have lasted long enough. `unrecorded` tells of a service's record when a flow of it last found no room.
+    pub fn advance(
+        &mut self,
+        now: Duration,
+        ticks: Ticks,
+        unrecorded: impl Fn(u32) -> Option<Ticks>,
+    ) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for placed in self.services.values_mut() {
+            if placed.transitions.unsettled() == 0 {
+                continue;
+            }
+            let seconds = placed.timeouts.longest(placed.service.key.protocol) + 1;
+            let last = unrecorded(placed.record)
+                .map(|mark| now.saturating_sub(Duration::from_secs(ticks.since(mark).into())));
+            let changes = placed
+                .transitions
+                .expire(now, Duration::from_secs(seconds.into()), last);
+            writes.extend(slot_writes(placed.slots, &changes));
+        }
+        writes
+    }
+
+    /// Slots of a service that are in change.
+    pub fn unsettled(&self, key: &Key) -> usize {
+        self.services
+            .get(key)
+            .map_or(0, |placed| placed.transitions.unsettled())
+    }
+
+    /// The service's record, under which packets note things.
+    pub fn record(&self, key: &Key) -> Option<u32> {
+        self.services.get(key).map(|placed| placed.record)
+    }
+}
+
+/// What a round through the records has found so far.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    services: BTreeMap<Key, Census>,
+}
+
+/// What was taken for a change of a service; `None`: it keeps what it has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reserved {
+    record: Option<u32>,
+    slots: Option<Range>,
+    backends: Option<Range>,
+}
+
+const NOTHING: Range = Range { first: 0, count: 0 };
+
+fn take(
+    ranges: &mut Ranges,
+    what: &'static str,
+    setting: &'static str,
+    count: u32,
+) -> Result<Range, PlanError> {
+    ranges.take(count).ok_or(PlanError::Full {
+        what,
+        setting,
+        needed: count,
+        available: ranges.available(),
+    })
+}
+
+/// Whether the slots stand for the same flows as before.
+fn means_the_same(service: &Service, wanted: &Wanted) -> bool {
+    service.slot_count == wanted.slot_count
+        && service.seed == wanted.seed
+        && service.hash == wanted.hash as u8
 }
 
 fn portless(key: &Key) -> Key {
@@ -716,6 +714,7 @@ fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
         backend_count: backends.count,
         mode: wanted.mode as u8,
         hash: wanted.hash as u8,
+        tracking: wanted.tracking.pack(),
         gue_port: wanted.gue_port,
         dscp: wanted.dscp,
         mss: wanted.mss,
@@ -725,7 +724,8 @@ fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
     }
 }
 
-fn slot_words(wanted: &Wanted, numbers: &[u16]) -> Vec<u32> {
+/// Which backend's number each slot shall have.
+fn owners(wanted: &Wanted, numbers: &[u16]) -> Vec<u16> {
     let shares: Vec<(u64, u32)> = wanted
         .backends
         .iter()
@@ -744,34 +744,29 @@ fn slot_words(wanted: &Wanted, numbers: &[u16]) -> Vec<u32> {
     owners
         .into_iter()
         .map(|owner| {
-            Slot::settled(
-                usize::from(owner)
-                    .checked_sub(1)
-                    .and_then(|at| numbers.get(at))
-                    .copied()
-                    .unwrap_or(0),
-            )
-            .pack()
+            usize::from(owner)
+                .checked_sub(1)
+                .and_then(|at| numbers.get(at))
+                .copied()
+                .unwrap_or(NO_BACKEND)
         })
         .collect()
 }
 
-fn empty_backend(record: u32) -> Write {
-    Write::Backend {
-        record,
-        address: Address::default(),
-        next_hop: NextHop::default(),
-        tunnel_source: Address::default(),
-        state: BackendState::default(),
+/// Changes of slots, neighbours together.
+fn slot_writes(slots: Range, changes: &[Change]) -> Vec<Write> {
+    let mut writes: Vec<Write> = Vec::new();
+    for &(number, slot) in changes {
+        let at = slots.first + number;
+        match writes.last_mut() {
+            Some(Write::Slots { first, words }) if *first + words.len() as u32 == at => {
+                words.push(slot.pack());
+            }
+            _ => writes.push(Write::Slots {
+                first: at,
+                words: vec![slot.pack()],
+            }),
+        }
     }
-}
-
-fn placed_backend(record: &Backend) -> Option<PlacedBackend> {
-    let state = record.state();
-    (record.address != Address::default()).then(|| PlacedBackend {
-        address: record.address,
-        next_hop: *record.next_hop(state),
-        tunnel_source: record.tunnel_source(state),
-        state,
-    })
+    writes
 }

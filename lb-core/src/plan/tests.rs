@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 use etherparse::PacketBuilder;
 use lb_common::{
     address::Address,
+    consistency::{OnDown, Policy},
+    flow_state::Timeouts,
     forward::{Verdict, forward},
     host::{HeapTables, SliceFrame},
     reason::Reason,
-    tables::{Backend, HashPolicy, Key, Mode, NextHop, Service},
+    tables::{HashPolicy, Key, Mode, NextHop, Slot},
 };
 use proptest::prelude::*;
 
@@ -19,60 +21,15 @@ const CAPACITY: Capacity = Capacity {
     services: 16,
     slots: 4096,
     backends: 64,
+    flow_sets: 16,
+    half_open_sets: 16,
 };
 const SLOTS: u32 = 251;
+const POLICY: Policy = Policy {
+    on_down: OnDown::Rehash,
+    full: false,
+};
 const CLIENT: [u8; 4] = [192, 0, 2, 1];
-
-fn empty_tables() -> HeapTables {
-    let none = Service::default();
-    HeapTables {
-        cells: vec![0; CAPACITY.cells as usize],
-        services: vec![none; CAPACITY.services as usize],
-        slots: vec![0; CAPACITY.slots as usize],
-        backends: vec![Backend::default(); CAPACITY.backends as usize].into(),
-        ..HeapTables::default()
-    }
-}
-
-fn execute(tables: &mut HeapTables, write: &Write) {
-    match write {
-        Write::Slots { first, words } => {
-            tables.slots[*first as usize..][..words.len()].copy_from_slice(words)
-        }
-        Write::Service { record, service } => tables.services[*record as usize] = *service,
-        Write::Backend {
-            record,
-            address,
-            next_hop,
-            tunnel_source,
-            state,
-        } => {
-            tables.backends[*record as usize] = Backend {
-                address: *address,
-                next_hops: [*next_hop; 2],
-                state: state.pack(),
-                tunnel_sources: [*tunnel_source; 2],
-                reserved: [0; 4],
-            };
-        }
-        Write::NextHop {
-            record,
-            next_hop,
-            tunnel_source,
-            state,
-        } => {
-            let backend = &mut tables.backends[*record as usize];
-            backend.next_hops[usize::from(state.next_hop)] = *next_hop;
-            backend.tunnel_sources[usize::from(state.next_hop)] = *tunnel_source;
-            backend.state = state.pack();
-        }
-        Write::State { record, state } => tables.backends[*record as usize].state = state.pack(),
-        Write::ClearCounters { record } => {
-            tables.backend_counters.borrow_mut().remove(record);
-        }
-        Write::Cell { position, value } => tables.cells[*position as usize] = *value,
-    }
-}
 
 /// The number of a backend is in its address and its MAC.
 fn backend(number: u8, weight: u32) -> WantedBackend {
@@ -81,6 +38,8 @@ fn backend(number: u8, weight: u32) -> WantedBackend {
         port: 8080,
         weight,
         up: weight > 0,
+        lives: weight > 0,
+        on_down: None,
         next_hop: NextHop {
             ifindex: 1,
             destination: [2, 0, 0, 0, 0, number],
@@ -105,6 +64,8 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> Wanted {
         mss: 0,
         source_bits: 0,
         flags: 0,
+        tracking: POLICY,
+        timeouts: Timeouts::DEFAULT,
         backends,
     }
 }
@@ -169,7 +130,7 @@ proptest! {
     /// After every single store, a packet of a service reaches a backend that the service had before or has after.
     #[test]
     fn packets_see_old_or_new(steps in proptest::collection::vec(step(), 1..40)) {
-        let mut tables = empty_tables();
+        let mut tables = CAPACITY.heap();
         tables.set_route(Address::from_v4(CLIENT), lb_common::tables::Route::Direct(backend(1, 1).next_hop));
         let mut layout = Layout::new(CAPACITY);
         let mut now = Duration::ZERO;
@@ -196,16 +157,17 @@ proptest! {
                 }
                 Step::NextHop(number) => layout.set_next_hop(Address::from_v4([10, 0, 0, number]), backend(number, 1).next_hop, backend(number, 1).tunnel_source),
                 Step::Wait => {
-                    now += layout::GRACE;
-                    layout.expire(now)
+                    now += transition::GRACE;
+                    layout.expire(now);
+                    Vec::new()
                 }
                 Step::Adopt => {
-                    layout = Layout::adopt(CAPACITY, &tables);
+                    layout = Layout::adopt(now, CAPACITY, &tables);
                     Vec::new()
                 }
             };
             for write in &writes {
-                execute(&mut tables, write);
+                write.execute(&mut tables);
                 for number in 0..2 {
                     check(&tables, number, before.get(&number), services.get(&number))?;
                 }
@@ -268,20 +230,23 @@ fn a_health_change_moves_only_the_slots_of_the_one_backend() {
         slot_count: 65_537,
         ..service(0, Mode::L2Dsr, (1..=10).map(|n| backend(n, 1)).collect())
     };
-    let slots = |writes: Vec<Write>| -> Vec<u32> {
-        let found = writes.into_iter().find_map(|write| {
-            if let Write::Slots { words, .. } = write {
-                Some(words)
-            } else {
-                None
-            }
-        });
-        found.expect("a service that changes gets new slots")
+    let mut tables = Capacity {
+        slots: 4 * 65_537,
+        ..CAPACITY
+    }
+    .heap();
+    let mut owners = |writes: Vec<Write>| -> Vec<u16> {
+        writes.iter().for_each(|write| write.execute(&mut tables));
+        let words = &tables.slots[..65_537];
+        words
+            .iter()
+            .map(|word| Slot::unpack(*word).current)
+            .collect()
     };
-    let before = slots(layout.set(Duration::ZERO, &wanted).expect("there is room"));
+    let before = owners(layout.set(Duration::ZERO, &wanted).expect("there is room"));
     wanted.backends[3].weight = 0;
-    let after = slots(layout.set(Duration::ZERO, &wanted).expect("there is room"));
-    let lost = lb_common::tables::Slot::settled(4).pack();
+    let after = owners(layout.set(Duration::ZERO, &wanted).expect("there is room"));
+    let lost = 4;
     let moved = before
         .iter()
         .zip(&after)
@@ -290,6 +255,14 @@ fn a_health_change_moves_only_the_slots_of_the_one_backend() {
     let others = before.iter().filter(|old| **old != lost).count();
     assert!(moved * 100 < others * 2, "{moved} of {others}");
     assert!(after.iter().all(|new| *new != lost));
+    assert_eq!(
+        layout.unsettled(&wanted.key),
+        before
+            .iter()
+            .zip(&after)
+            .filter(|(old, new)| old != new)
+            .count()
+    );
 }
 
 #[test]
@@ -324,6 +297,6 @@ fn a_full_table_changes_nothing() {
     // What was taken on the way has been given back: after the first goes, the second fits.
     layout.remove(Duration::ZERO, &wanted.key);
     layout
-        .set(layout::GRACE, &more)
+        .set(transition::GRACE, &more)
         .expect("the room of the first");
 }

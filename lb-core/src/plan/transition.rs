@@ -81,6 +81,14 @@ impl Transitions {
         self.since.len()
     }
 
+    pub fn unsettled_slots(&self) -> impl Iterator<Item = u32> {
+        self.since.keys().copied()
+    }
+
+    pub fn is_unsettled(&self, number: u32) -> bool {
+        self.since.contains_key(&number)
+    }
+
     /// Which records of a slot's flows have to stay.
     ///
     /// In their records phase slots need none of the current owner; but not before the last packet has gone that saw the

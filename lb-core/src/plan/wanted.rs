@@ -54,6 +54,8 @@ pub fn wanted(
         },
         source_bits: sources.entropy_bits(),
         flags: flags(service),
+        tracking: service.policy(),
+        timeouts: service.timeouts.into(),
         backends: service
             .backends
             .iter()
@@ -64,6 +66,7 @@ pub fn wanted(
                     next_hop,
                     tunnel_source,
                 } = now(backend);
+                let over = drain.is_some_and(|drain| drain.over);
                 WantedBackend {
                     address: backend.address.into(),
                     port: backend.port,
@@ -73,6 +76,8 @@ pub fn wanted(
                         0
                     },
                     up: serves,
+                    lives: serves && !over,
+                    on_down: drain.filter(|_| over).map(|drain| drain.at_end.into()),
                     next_hop,
                     tunnel_source: tunnel_source.map_or(Address::default(), Address::from),
                 }

@@ -8,6 +8,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
+    flow_table::Ticks,
     frame::Frame,
     hash,
     ip::{End, Ip, V4, V6},
@@ -16,6 +17,7 @@ use lb_common::{
     parse::{self, Link},
     reason::Reason,
     rewrite::{Endpoint, translate},
+    steering::{FlowSettings, FlowTable},
     tables::{Backend, Counter, Key, Mode, Route, RouteQuery, Service, Tables},
     tunnel,
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
@@ -52,6 +54,21 @@ static LRU_SERVICE_COUNTERS: PerCpuArray<Counter, 1024> = PerCpuArray::new();
 struct LruTables;
 
 impl Tables for LruTables {
+    /// Its flows are in the kernel's own tables.
+    type Memory = ();
+
+    #[inline(always)]
+    fn flow_memory(&self, _table: FlowTable) {}
+    #[inline(always)]
+    fn flow_settings(&self) -> FlowSettings {
+        FlowSettings::default()
+    }
+    #[inline(always)]
+    fn now(&self) -> Ticks {
+        Ticks::default()
+    }
+    #[inline(always)]
+    fn note_unrecorded(&self, _service: u32) {}
     #[inline(always)]
     fn index_mask(&self) -> u32 {
         0

@@ -49,6 +49,10 @@ const COALESCE: Duration = Duration::from_millis(5);
 /// After writing failed for want of room, the next try.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// Sets of the flow tables, of 16 flows each.
+const FLOW_SETS: u32 = 4096;
+const HALF_OPEN_SETS: u32 = 1024;
+
 pub(super) struct Owner {
     pub(super) options: Options,
     pub(super) origin: Instant,
@@ -106,7 +110,7 @@ impl Owner {
         })?;
         let adopted = dataplane.adopted();
         let layout = if adopted {
-            Layout::adopt(capacity, dataplane.tables())
+            Layout::adopt(origin.elapsed(), capacity, dataplane.tables())
         } else {
             Layout::new(capacity)
         };
@@ -293,8 +297,7 @@ impl Owner {
         }
         self.end_drains(now);
         self.vips.announce(now, &self.watcher.links());
-        let expired = self.layout.expire(now);
-        self.write(&expired);
+        self.layout.expire(now);
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush(now);
         }
@@ -761,6 +764,8 @@ pub(crate) fn table_capacity(capacity: &Capacity) -> plan::Capacity {
         slots: max_slots.saturating_mul(2),
         // Runs of a power of two, and the next one beside the present one when a service outgrows it.
         backends: max_backends.saturating_mul(3),
+        flow_sets: FLOW_SETS,
+        half_open_sets: HALF_OPEN_SETS,
     }
 }
 

@@ -5,11 +5,12 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapInfo},
+    maps::{Map, MapData, MapInfo},
     programs::{ProgramError, Xdp},
 };
 use lb_common::tables::Settings;
@@ -19,8 +20,10 @@ use zerocopy::IntoBytes;
 use super::{
     directory::{DEFAULT_DIRECTORY, Directory, Generation},
     error::OpenError,
+    flows,
     leases::LeaseTable,
     link::{AttachError, InterfaceReport, PinnedLink, Program},
+    mapping::Mapped,
     maps::{MapShape, Shapes, possible_cpus},
     tables::{MapDescriptors, MappedTables},
 };
@@ -96,8 +99,24 @@ impl Dataplane {
             Some(generation) => generation,
             None => directory.fresh()?,
         };
-        let ebpf = load(&object, &generation, &options, &shapes)?;
-        let tables = map_tables(&ebpf, &shapes, options.capacity, cpus)?;
+        let secret = if adopted {
+            Some(read_secret(&generation, &shapes)?)
+        } else {
+            None
+        };
+        let seed = match secret {
+            Some(seed) => seed,
+            None => random()?,
+        };
+        let ebpf = load(&object, &generation, &options, &shapes, seed)?;
+        if secret.is_none() {
+            let map = Mapped::<AtomicU64>::new(descriptor(&ebpf, shapes.secret)?, 1)
+                .map_err(OpenError::Map)?;
+            if let Some(word) = map.get(0) {
+                word.store(seed, Ordering::Release);
+            }
+        }
+        let tables = map_tables(&ebpf, &shapes, options.capacity, cpus, seed)?;
         tracing::info!(
             directory = %directory.path().display(),
             adopted,
@@ -131,7 +150,8 @@ impl Dataplane {
         };
         let object = lb_ebpf::object().map_err(OpenError::from)?;
         let shapes = Shapes::new(&options.capacity, possible_cpus()).map_err(OpenError::from)?;
-        self.ebpf = load(&object, &self.generation, &options, &shapes)?;
+        let seed = self.tables.flows().settings().seed;
+        self.ebpf = load(&object, &self.generation, &options, &shapes, seed)?;
         self.options = options;
         for name in self.links.keys().cloned().collect::<Vec<_>>() {
             if let Some(mode) = self.wanted.get(&name).copied() {
@@ -287,6 +307,24 @@ impl Dataplane {
     }
 }
 
+/// The secret of tables that are adopted: their flows are where it says.
+fn read_secret(generation: &Generation, shapes: &Shapes) -> Result<u64, OpenError> {
+    let map = MapData::from_pin(generation.map(shapes.secret.name))
+        .map_err(|error| OpenError::Map(io::Error::other(error)))?;
+    let mapped = Mapped::<AtomicU64>::new(map.fd().as_fd(), 1).map_err(OpenError::Map)?;
+    Ok(mapped.get(0).map_or(0, |word| word.load(Ordering::Acquire)))
+}
+
+fn random() -> Result<u64, OpenError> {
+    let mut bytes = [0; 8];
+    // SAFETY: a buffer of the length said. Fewer than 256 bytes come whole once the kernel's source is ready.
+    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if count != bytes.len() as isize {
+        return Err(OpenError::Map(io::Error::last_os_error()));
+    }
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 /// aya takes a pinned map as it is: what it takes is looked at first.
 fn is_adoptable(generation: &Generation, shapes: &Shapes) -> bool {
     shapes.all().iter().all(|shape| {
@@ -306,13 +344,18 @@ fn load(
     generation: &Generation,
     options: &Options,
     shapes: &Shapes,
+    seed: u64,
 ) -> Result<Ebpf, OpenError> {
     let capacity = &options.capacity;
+    let flows = flows::settings(capacity, seed);
     let settings = Settings {
         index_mask: capacity.cells - 1,
         backends: capacity.backends,
         answers_per_second: options.answers_per_second,
         features: options.features,
+        flow_mask: flows.flow_mask,
+        half_open_mask: flows.half_open_mask,
+        flow_seed: flows.seed,
     };
     let mut loader = EbpfLoader::new();
     loader.override_global("SETTINGS", settings.as_bytes(), true);
@@ -354,7 +397,9 @@ fn map_tables(
     shapes: &Shapes,
     capacity: Capacity,
     cpus: u32,
+    seed: u64,
 ) -> Result<MappedTables, OpenError> {
+    let [flows4, half_open4, flows6, half_open6] = shapes.flows;
     let maps = MapDescriptors {
         index: descriptor(ebpf, shapes.index)?,
         services: descriptor(ebpf, shapes.services)?,
@@ -362,8 +407,15 @@ fn map_tables(
         backends: descriptor(ebpf, shapes.backends)?,
         backend_counters: descriptor(ebpf, shapes.backend_counters)?,
         reason_counters: descriptor(ebpf, shapes.reason_counters)?,
+        notes: descriptor(ebpf, shapes.notes)?,
+        flows: [
+            descriptor(ebpf, flows4)?,
+            descriptor(ebpf, half_open4)?,
+            descriptor(ebpf, flows6)?,
+            descriptor(ebpf, half_open6)?,
+        ],
     };
-    MappedTables::new(&maps, capacity, cpus).map_err(OpenError::Map)
+    MappedTables::new(&maps, capacity, cpus, seed).map_err(OpenError::Map)
 }
 
 fn descriptor(ebpf: &Ebpf, shape: MapShape) -> Result<BorrowedFd<'_>, OpenError> {

@@ -84,6 +84,14 @@ impl<T: Element> Mapped<T> {
         (index < self.length).then(|| unsafe { self.start.add(index).as_ref() })
     }
 
+    /// `count` elements from `first` on; `None` if they are not all there.
+    pub fn slice(&self, first: u32, count: u32) -> Option<&[T]> {
+        let (first, count) = (first as usize, count as usize);
+        // SAFETY: inside the mapping, as in `get`.
+        (first + count <= self.length)
+            .then(|| unsafe { std::slice::from_raw_parts(self.start.add(first).as_ptr(), count) })
+    }
+
     /// Address of an element, to change parts of it.
     pub fn pointer(&mut self, index: u32) -> Option<*mut T> {
         let index = index as usize;

@@ -4,6 +4,7 @@ use aya::maps::{MapInfo, MapType};
 use lb_common::{
     echo::Identity,
     lease::{self, Held, Lease},
+    steering::FlowTable,
     tables::{Backend, Counter, Service, Settings},
 };
 use lb_core::plan::write::Capacity;
@@ -16,6 +17,9 @@ const MAPPABLE: u32 = 1 << 10;
 /// Records have 30 bits in a cell of the index.
 const MOST_RECORDS: u32 = 1 << 30;
 
+/// Positions of entries have 32 bits.
+const MOST_SETS: u32 = 1 << 26;
+
 /// Why there are no tables of this capacity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CapacityError {
@@ -23,6 +27,8 @@ pub enum CapacityError {
     Cells(u32),
     #[error("the slot table cannot have {0} slots; make it an even number above 0")]
     Slots(u32),
+    #[error("a flow table cannot have {0} sets; make it a power of two up to {MOST_SETS}")]
+    Sets(u32),
     #[error("there cannot be {count} {what}; make it 1 to {most}")]
     Records {
         what: &'static str,
@@ -52,6 +58,11 @@ pub struct Shapes {
     pub identity: MapShape,
     pub leases: MapShape,
     pub held: MapShape,
+    /// The secret of the flow tables' hash.
+    pub secret: MapShape,
+    pub notes: MapShape,
+    /// In the order of [`FlowTable::ALL`].
+    pub flows: [MapShape; FlowTable::ALL.len()],
 }
 
 impl Shapes {
@@ -62,7 +73,14 @@ impl Shapes {
             services,
             slots,
             backends,
+            flow_sets,
+            half_open_sets,
         } = *capacity;
+        for sets in [flow_sets, half_open_sets] {
+            if !sets.is_power_of_two() || sets > MOST_SETS {
+                return Err(CapacityError::Sets(sets));
+            }
+        }
         if !cells.is_power_of_two() || cells < 8 {
             return Err(CapacityError::Cells(cells));
         }
@@ -93,11 +111,26 @@ impl Shapes {
             identity: shape::<Identity>("IDENTITY", 1),
             leases: shape::<Lease>("LEASES", lease::LEASES),
             held: shape::<Held>("HELD", lease::HELD),
+            secret: shape::<u64>("SECRET", 1),
+            notes: shape::<u64>("NOTES", services),
+            flows: FlowTable::ALL.map(|table| MapShape {
+                name: match table {
+                    FlowTable::Flows4 => "FLOWS4",
+                    FlowTable::HalfOpen4 => "HALF_OPEN4",
+                    FlowTable::Flows6 => "FLOWS6",
+                    FlowTable::HalfOpen6 => "HALF_OPEN6",
+                },
+                value_bytes: (table.set_words() * size_of::<u64>()) as u32,
+                entries: match table {
+                    FlowTable::Flows4 | FlowTable::Flows6 => flow_sets,
+                    FlowTable::HalfOpen4 | FlowTable::HalfOpen6 => half_open_sets,
+                },
+            }),
         })
     }
 
-    pub fn all(&self) -> [MapShape; 9] {
-        [
+    pub fn all(&self) -> Vec<MapShape> {
+        let mut all = vec![
             self.index,
             self.services,
             self.slots,
@@ -107,7 +140,11 @@ impl Shapes {
             self.identity,
             self.leases,
             self.held,
-        ]
+            self.secret,
+            self.notes,
+        ];
+        all.extend(self.flows);
+        all
     }
 
     /// Memory that the maps take in the kernel, in bytes.
@@ -178,6 +215,8 @@ mod tests {
         services: 64,
         slots: 131_074,
         backends: 1024,
+        flow_sets: 64,
+        half_open_sets: 8,
     };
 
     #[test]
@@ -193,7 +232,13 @@ mod tests {
             + up(4 * 64 * 16)
             + up(24)
             + up(512 * 24)
-            + up(4096 * 24);
+            + up(4096 * 24)
+            + up(8)
+            + up(64 * 8)
+            + up(64 * 16 * 32)
+            + up(8 * 16 * 32)
+            + up(64 * 16 * 64)
+            + up(8 * 16 * 64);
         assert_eq!(shapes.bytes(), expected);
     }
 
@@ -213,6 +258,13 @@ mod tests {
                 ..CAPACITY
             }),
             CapacityError::Slots(3)
+        );
+        assert_eq!(
+            refused(Capacity {
+                flow_sets: 3,
+                ..CAPACITY
+            }),
+            CapacityError::Sets(3)
         );
         assert!(matches!(
             refused(Capacity {

@@ -9,15 +9,20 @@ use std::{
 
 use lb_common::{
     address::Address,
+    flow_table::Ticks,
     index::Entry,
     reason::Reason,
+    steering::{FlowSettings, FlowTable, Notes},
     tables::{
         Backend, BackendState, Counter, NextHop, Route, RouteQuery, Service, Settings, Tables,
     },
 };
 use lb_core::plan::write::{Capacity, Write};
 
-use super::mapping::{Element, Mapped};
+use super::{
+    flows::{self, MappedFlows, MappedSets},
+    mapping::{Element, Mapped},
+};
 
 // Slots are written as the halves of an element; the kernel's program takes the even slot from its lower half.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -66,7 +71,7 @@ pub enum WriteError {
     NextHopInUse { write: usize, record: u32 },
 }
 
-/// The descriptors of the six maps.
+/// The descriptors of the maps.
 pub struct MapDescriptors<'a> {
     pub index: BorrowedFd<'a>,
     pub services: BorrowedFd<'a>,
@@ -74,11 +79,13 @@ pub struct MapDescriptors<'a> {
     pub backends: BorrowedFd<'a>,
     pub backend_counters: BorrowedFd<'a>,
     pub reason_counters: BorrowedFd<'a>,
+    pub notes: BorrowedFd<'a>,
+    pub flows: [BorrowedFd<'a>; FlowTable::ALL.len()],
 }
 
 type Routes = Box<dyn Fn(&RouteQuery) -> Route + Send + Sync>;
 
-/// The six tables in memory. There is one writer: whoever owns this.
+/// The tables in memory. There is one writer: whoever owns this.
 pub struct MappedTables {
     capacity: Capacity,
     cpus: u32,
@@ -88,12 +95,20 @@ pub struct MappedTables {
     backends: Mapped<Backend>,
     backend_counters: Mapped<CounterCell>,
     reason_counters: Mapped<CounterCell>,
+    notes: Mapped<AtomicU64>,
+    flows: MappedFlows,
     routes: Option<Routes>,
 }
 
 impl MappedTables {
     /// Maps all tables; their maps have the shapes that belong to the capacity and the number of CPUs.
-    pub fn new(maps: &MapDescriptors<'_>, capacity: Capacity, cpus: u32) -> io::Result<Self> {
+    /// `seed` is that of the flow tables' hash.
+    pub fn new(
+        maps: &MapDescriptors<'_>,
+        capacity: Capacity,
+        cpus: u32,
+        seed: u64,
+    ) -> io::Result<Self> {
         Ok(Self {
             capacity,
             cpus,
@@ -103,8 +118,21 @@ impl MappedTables {
             backends: Mapped::new(maps.backends, capacity.backends)?,
             backend_counters: Mapped::new(maps.backend_counters, capacity.backends * cpus)?,
             reason_counters: Mapped::new(maps.reason_counters, Settings::REASONS * cpus)?,
+            notes: Mapped::new(maps.notes, capacity.services)?,
+            flows: MappedFlows::new(maps.flows, &capacity, seed)?,
             routes: None,
         })
+    }
+
+    /// The records of flows.
+    pub fn flows(&self) -> &MappedFlows {
+        &self.flows
+    }
+
+    /// What packets have noted of the service with this record.
+    pub fn notes(&self, record: u32) -> Notes {
+        let word = self.notes.get(record);
+        Notes::unpack(word.map_or(0, |word| word.load(Ordering::Acquire)))
     }
 
     pub fn capacity(&self) -> Capacity {
@@ -161,6 +189,7 @@ impl MappedTables {
             services,
             slots,
             backends,
+            ..
         } = self.capacity;
         // Which copy of the next hop is valid, where earlier writes of the list have changed it.
         let mut valid = BTreeMap::new();
@@ -182,6 +211,10 @@ impl MappedTables {
                 Write::Slots { first, words } => {
                     let count = u32::try_from(words.len()).unwrap_or(u32::MAX);
                     within("slots", *first, count, slots)?;
+                }
+                Write::Notes { record, from } => {
+                    within("service", *record, 1, services)?;
+                    within("service", from.unwrap_or(*record), 1, services)?;
                 }
                 Write::Service { record, service } => {
                     within("service", *record, 1, services)?;
@@ -235,6 +268,14 @@ impl MappedTables {
                 slot.map(|slot| slot.store(*word, Ordering::Release))
                     .is_some()
             }),
+            Write::Notes { record, from } => {
+                let before = from.and_then(|from| self.notes.get(from));
+                let before = before.map_or(0, |word| word.load(Ordering::Acquire));
+                let place = self.notes.get(*record);
+                place
+                    .map(|word| word.store(before, Ordering::Release))
+                    .is_some()
+            }
             Write::Service { record, service } => self.services.write(*record, *service),
             Write::Backend {
                 record,
@@ -311,6 +352,37 @@ fn sum(counters: &Mapped<CounterCell>, cpus: u32, row: u32, column: u32) -> Coun
 }
 
 impl Tables for MappedTables {
+    type Memory = MappedSets;
+
+    fn flow_memory(&self, table: FlowTable) -> MappedSets {
+        self.flows.memory(table)
+    }
+
+    fn flow_settings(&self) -> FlowSettings {
+        self.flows.settings()
+    }
+
+    fn now(&self) -> Ticks {
+        flows::ticks()
+    }
+
+    fn note_unrecorded(&self, service: u32) {
+        if let Some(notes) = self.notes.get(service) {
+            let before = Notes::unpack(notes.load(Ordering::Acquire));
+            let after = Notes {
+                unrecorded: Some(self.now()),
+                ..before
+            };
+            // Failure: a packet has just noted what is as new.
+            let _ = notes.compare_exchange(
+                before.pack(),
+                after.pack(),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
     fn index_mask(&self) -> u32 {
         self.capacity.cells - 1
     }
@@ -375,6 +447,8 @@ mod tests {
         services: 4,
         slots: 64,
         backends: 8,
+        flow_sets: 2,
+        half_open_sets: 1,
     };
     const CPUS: u32 = 3;
 
@@ -392,7 +466,7 @@ mod tests {
         fn map(&self) -> MappedTables {
             let mut files = self.0.iter().map(AsFd::as_fd);
             let mut next = || files.next().expect("a file for each map");
-            // In the order of `Shapes::all`; the maps behind these are not mapped here.
+            // In the order of `Shapes::all`; the maps of the election are not mapped here.
             let maps = MapDescriptors {
                 index: next(),
                 services: next(),
@@ -400,8 +474,13 @@ mod tests {
                 backends: next(),
                 backend_counters: next(),
                 reason_counters: next(),
+                notes: {
+                    let [.., notes] = std::array::from_fn::<_, 5, _>(|_| next());
+                    notes
+                },
+                flows: std::array::from_fn(|_| next()),
             };
-            MappedTables::new(&maps, CAPACITY, CPUS).expect("mapped")
+            MappedTables::new(&maps, CAPACITY, CPUS, 1).expect("mapped")
         }
     }
 
