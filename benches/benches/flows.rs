@@ -2,12 +2,12 @@
 //!
 //! `cargo bench -p benches --bench flows`
 
-use std::hint::black_box;
+use std::{hint::black_box, net::IpAddr, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lb_common::{
     address::Address,
-    flow_state::State,
+    flow_state::{State, Timeouts},
     flow_table::{
         Flags, Flow4, Flow6, FlowKey, HeapMemory, Insert, Layout, Table, Ticks, Value, WhenFull,
     },
@@ -16,8 +16,12 @@ use lb_common::{
     tracking::Tracker,
 };
 use lb_core::{
-    flows::{Counter, Directory, Filter, FlowTables, Known, Lines, Walk},
-    model::{BackendKey, Protocol, ServiceKey},
+    config,
+    flows::{
+        Counter, Directory, Fate, Filter, FlowTables, Judge, Known, Lines, Pace, Rounds, Walk,
+    },
+    model::{Backend, BackendKey, Protocol, ServiceKey, TunnelSources},
+    plan::{self, BackendNow, Capacity, Counted, wanted},
 };
 
 const FLOWS: u64 = 1_000_000;
@@ -131,5 +135,93 @@ fn listing(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, listing);
+/// All flows are of a service that tracks them, and stay; a slot in sixteen is in change.
+fn layout() -> plan::Layout {
+    let backends = (1..=BACKENDS).map(|number| format!("{{ address = \"10.0.0.{number}\" }}"));
+    let backends = backends.collect::<Vec<_>>().join(", ");
+    let text = format!(
+        "node.n.interfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10\"\nport = 80\nmode = \"nat\"\n\
+         tracking = \"full\"\ntimeouts = {{ established_s = 7200 }}\nbackend = [{backends}]\n"
+    );
+    let loaded = config::parse("bench", &text).unwrap_or_else(|report| panic!("{report}"));
+    let service = &loaded.model.services[0];
+    let now = |serves| {
+        move |backend: &Backend| BackendNow {
+            serves: serves || backend.address != IpAddr::from([10, 0, 0, 1]),
+            ..BackendNow::default()
+        }
+    };
+    let mut layout = plan::Layout::new(Capacity {
+        cells: 1024,
+        services: 8,
+        slots: 1 << 18,
+        backends: 64,
+        flow_sets: 1,
+        half_open_sets: 1,
+    });
+    for serves in [true, false] {
+        let wanted = wanted(service, 1, &TunnelSources::default(), now(serves));
+        let planned = layout.set(Duration::ZERO, &wanted);
+        planned.unwrap_or_else(|error| panic!("{error}"));
+    }
+    layout
+}
+
+struct Moment<'l> {
+    layout: &'l plan::Layout,
+    counted: Counted,
+}
+
+impl Judge for Moment<'_> {
+    fn record(&mut self, flow: &FlowKey, value: Value) -> Fate {
+        let now = Duration::from_secs(900);
+        self.layout
+            .judge(now, Ticks(900), flow, value, &mut self.counted)
+    }
+
+    fn timeouts(&self, flow: &FlowKey) -> Option<Timeouts> {
+        self.layout.timeouts(flow)
+    }
+
+    fn stays(&mut self, flow: &FlowKey, value: Value) {
+        self.layout.stays(flow, value, &mut self.counted);
+    }
+}
+
+/// A whole round, which the daemon spreads over 15 seconds.
+fn ageing(criterion: &mut Criterion) {
+    let (tables, mut layout) = (tables(), layout());
+    let mut group = criterion.benchmark_group("1M flows");
+    group
+        .sample_size(10)
+        .throughput(Throughput::Elements(FLOWS));
+    group.bench_function("round of ageing", |bencher| {
+        bencher.iter(|| {
+            let mut rounds = Rounds::new(Duration::ZERO);
+            let mut moment = Moment {
+                layout: &layout,
+                counted: Counted::default(),
+            };
+            let pace = Pace {
+                round: Duration::from_secs(15),
+                most: 16_384,
+            };
+            let (mut now, mut removed) = (Duration::ZERO, 0);
+            let began = loop {
+                now += Duration::from_millis(50);
+                let progress = rounds.tick(now, Ticks(900), pace, &tables, &mut moment);
+                removed += progress.removed;
+                if let Some(began) = progress.finished {
+                    break began;
+                }
+            };
+            assert_eq!(removed, 0);
+            let counted = moment.counted;
+            layout.counted(began, counted)
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, listing, ageing);
 criterion_main!(benches);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod client;
+pub mod flows;
 pub mod metrics;
 pub mod server;
 pub mod socket;

@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod drain;
 mod failover;
+mod flows;
 mod load;
 mod logging;
 mod output;
@@ -34,6 +35,7 @@ Examples:
   futago status                                        what is going on?
   futago reload                                        apply the changed file
   futago failover                                      let the other node be active
+  futago flows --count                                 what is recorded?
   futago drain web 10.0.0.11 --deadline 5m             no new connections for a backend
   futago stop --keep                                   end the daemon, go on forwarding
   futago backend --config /etc/futago.toml             on a real server: set it up
@@ -53,6 +55,7 @@ enum Command {
     Status(status::Status),
     Reload(reload::Reload),
     Failover(failover::Failover),
+    Flows(flows::Flows),
     Drain(drain::Drain),
     Undrain(undrain::Undrain),
     Stop(stop::Stop),
@@ -115,6 +118,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Reload(reload) => reload.run(),
             Command::Failover(failover) => failover.run(),
+            Command::Flows(flows) => flows.run(),
             Command::Drain(drain) => drain.run(),
             Command::Undrain(undrain) => undrain.run(),
             Command::Stop(stop) => stop.run(),

@@ -8,10 +8,12 @@
 //!
 //! The daemon may end at any moment: the kernel forwards with what it was told last, and the next daemon adopts it.
 
+mod ageing;
 mod checks;
 pub mod command;
 mod drains;
 mod elector;
+mod flows;
 mod kernel_settings;
 mod owner;
 mod report;

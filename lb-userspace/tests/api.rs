@@ -16,6 +16,7 @@ use lb_userspace::{
     api::{
         OPENAPI,
         client::{Client, ClientError},
+        flows::FlowQuery,
         server::ROUTES,
         socket::{Socket, SocketError},
     },
@@ -112,6 +113,83 @@ fn every_route_answers_as_the_openapi_document_says() {
     assert!(heard[4].starts_with("Undrain {"), "{heard:?}");
     assert_eq!(heard[5..], ["stop keep=false"]);
     assert!(!socket.exists(), "the socket goes with its daemon");
+}
+
+#[test]
+fn flows_come_as_a_stream_of_lines() {
+    let directory = Directory::new("flows");
+    let socket = directory.path("futago.sock");
+    let daemon = Daemon::start(&socket, Ok(Reloaded::default()));
+    block_on(async {
+        let client = Client::new(&socket);
+        let read = async |query: FlowQuery| {
+            let (mut text, mut chunks) = (Vec::new(), 0);
+            let take = |chunk: &[u8]| {
+                chunks += 1;
+                text.extend_from_slice(chunk);
+                Ok(())
+            };
+            client.flows(&query, take).await.map(|()| {
+                let lines = text.split(|byte| *byte == b'\n');
+                let lines: Vec<Value> = lines
+                    .filter(|line| !line.is_empty())
+                    .map(|line| serde_json::from_slice(line).expect("a line of JSON"))
+                    .collect();
+                (lines, chunks)
+            })
+        };
+        let (lines, chunks) = read(FlowQuery::default()).await.expect("flows");
+        let clients: std::collections::BTreeSet<_> = lines
+            .iter()
+            .map(|line| line["client"].to_string())
+            .collect();
+        assert_eq!(clients.len(), support::FLOWS as usize);
+        assert_eq!(lines.len(), clients.len());
+        assert!(chunks > 10, "{chunks}");
+        let example = json!({"service": "web", "protocol": "tcp", "vip": "192.0.2.10:80",
+            "client": lines[0]["client"], "backend": "10.0.0.1:8080", "state": "established", "idle_s": 5});
+        assert_eq!(lines[0], example);
+
+        let limit = FlowQuery {
+            limit: Some(3),
+            ..FlowQuery::default()
+        };
+        assert_eq!(read(limit).await.expect("flows").0.len(), 3);
+        let one = FlowQuery {
+            client: Some([198, 51, 100, 1].into()),
+            ..FlowQuery::default()
+        };
+        let count = client.count_flows(&one).await.expect("a count");
+        assert_eq!(count.services[0].total, u64::from(support::FLOWS) - 16_384);
+        let stranger = FlowQuery {
+            service: Some("x y".to_owned()),
+            ..FlowQuery::default()
+        };
+        let error = read(stranger).await.expect_err("none");
+        assert_eq!(
+            error.to_string(),
+            "there is no such service; there are: web"
+        );
+    });
+    let (code, _, body) = request(&socket, "GET", "/v1/flows?stat=udp", "");
+    assert_eq!(code, 400);
+    assert!(error(&body).contains("unknown field `stat`"), "{body}");
+    let heard = stop(&socket, daemon);
+    assert_eq!(heard[3], "flows?service=x%20y");
+}
+
+/// Who reads only the beginning does not hold the daemon up.
+#[test]
+fn a_reader_that_goes_away_ends_the_stream() {
+    let directory = Directory::new("gone");
+    let socket = directory.path("futago.sock");
+    let daemon = Daemon::start(&socket, Ok(Reloaded::default()));
+    let mut stream = UnixStream::connect(&socket).expect("the daemon listens");
+    write!(stream, "GET /v1/flows HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
+    let mut some = [0; 1000];
+    stream.read_exact(&mut some).expect("it answers");
+    drop(stream);
+    assert_eq!(stop(&socket, daemon), ["flows", "stop keep=false"]);
 }
 
 #[test]

@@ -38,28 +38,39 @@ impl Model {
 impl Service {
     /// By its address, its address and port, or its name.
     pub fn backend_named(&self, name: &str) -> Result<&Backend, NotFound> {
+        match self.backends_named(name)?.as_slice() {
+            [backend] => Ok(backend),
+            meant => Err(NotFound::Ambiguous {
+                service: self.name.to_string(),
+                name: name.to_owned(),
+                meant: meant
+                    .iter()
+                    .map(|backend| backend.key().to_string())
+                    .collect(),
+            }),
+        }
+    }
+
+    /// At least one.
+    pub fn backends_named(&self, name: &str) -> Result<Vec<&Backend>, NotFound> {
         let is_meant = |backend: &&Backend| {
             backend.name.as_deref() == Some(name)
                 || name.parse::<IpAddr>() == Ok(backend.address)
                 || name.parse::<SocketAddr>() == Ok(SocketAddr::new(backend.address, backend.port))
         };
-        let keys = |backends: &mut dyn Iterator<Item = &Backend>| -> Vec<String> {
-            backends.map(|backend| backend.key().to_string()).collect()
-        };
         let meant: Vec<&Backend> = self.backends.iter().filter(is_meant).collect();
-        match meant.as_slice() {
-            [backend] => Ok(backend),
-            [] => Err(NotFound::Backend {
+        if meant.is_empty() {
+            let known = self
+                .backends
+                .iter()
+                .map(|backend| backend.key().to_string());
+            return Err(NotFound::Backend {
                 service: self.name.to_string(),
                 name: name.to_owned(),
-                known: keys(&mut self.backends.iter()),
-            }),
-            _ => Err(NotFound::Ambiguous {
-                service: self.name.to_string(),
-                name: name.to_owned(),
-                meant: keys(&mut meant.iter().copied()),
-            }),
+                known: known.collect(),
+            });
         }
+        Ok(meant)
     }
 }
 

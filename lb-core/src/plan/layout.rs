@@ -580,11 +580,7 @@ impl Layout {
         value: Value,
         counted: &mut Counted,
     ) -> Fate {
-        let key = Key::new(
-            flow.destination.address,
-            flow.protocol,
-            flow.destination.port,
-        );
+        let key = service_of(flow);
         let Some(placed) = self.services.get(&key) else {
             return Fate::Remove;
         };
@@ -650,6 +646,34 @@ impl Layout {
         writes
     }
 
+    /// A flow that this does not judge stays: its service and backend have one.
+    pub fn stays(&self, flow: &FlowKey, value: Value, counted: &mut Counted) {
+        let key = service_of(flow);
+        if self.services.contains_key(&key) {
+            let census = counted.services.entry(key).or_default();
+            census.backends.insert(value.backend);
+        }
+    }
+
+    /// Timeouts of a flow's service.
+    pub fn timeouts(&self, flow: &FlowKey) -> Option<Timeouts> {
+        let placed = self.services.get(&service_of(flow))?;
+        Some(placed.timeouts)
+    }
+
+    /// The backends that records may name, by number − 1; those that have left the service and still have a number too.
+    pub fn numbered(&self, key: &Key) -> Vec<Option<BackendKey>> {
+        let numbers = self.services.get(key).map(|placed| &placed.numbers);
+        let numbers = numbers.into_iter().flatten();
+        let known = numbers.map(|backend| {
+            backend.map(|backend| BackendKey {
+                address: backend.address.into(),
+                port: backend.state.port,
+            })
+        });
+        known.collect()
+    }
+
     /// Slots of a service that are in change.
     pub fn unsettled(&self, key: &Key) -> usize {
         self.services
@@ -661,6 +685,11 @@ impl Layout {
     pub fn record(&self, key: &Key) -> Option<u32> {
         self.services.get(key).map(|placed| placed.record)
     }
+}
+
+const fn service_of(flow: &FlowKey) -> Key {
+    let destination = flow.destination;
+    Key::new(destination.address, flow.protocol, destination.port)
 }
 
 /// What a round through the records has found so far.

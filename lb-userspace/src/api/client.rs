@@ -8,12 +8,18 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
+use lb_core::flows::Count;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::{Drain, Drained, ErrorBody, Failover, Stop, Undrain, status::Status};
+use super::{Drain, Drained, ErrorBody, Failover, Stop, Undrain, flows::FlowQuery, status::Status};
 use crate::daemon::command::Reloaded;
 
 /// For what the owner loop answers at once.
@@ -84,6 +90,40 @@ impl Client {
         Ok(())
     }
 
+    /// Gives the lines of the flows to `take`, as they come: whole chunks, which begin and end anywhere.
+    pub async fn flows(
+        &self,
+        query: &FlowQuery,
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let path = format!("/v1/flows{}", query.to_uri());
+        let read = async |response: Response<Incoming>| {
+            let (status, mut body) = (response.status(), response.into_body());
+            if !status.is_success() {
+                return Ok((status, body.collect().await?.to_bytes(), Ok(())));
+            }
+            while let Some(frame) = body.frame().await {
+                if let Ok(chunk) = frame?.into_data()
+                    && let Err(error) = take(&chunk)
+                {
+                    return Ok((status, Bytes::new(), Err(error)));
+                }
+            }
+            Ok((status, Bytes::new(), Ok(())))
+        };
+        let (status, body, taken) = self.converse(Method::GET, &path, None, read).await?;
+        if !status.is_success() {
+            return Err(self.refused(status, &body).into());
+        }
+        taken
+    }
+
+    pub async fn count_flows(&self, query: &FlowQuery) -> Result<Count, ClientError> {
+        let path = format!("/v1/flows/count{}", query.to_uri());
+        self.ask(Method::GET, &path, None::<()>, TIMEOUT_OF_CHANGES)
+            .await
+    }
+
     /// [`ClientError::Refused`] says what is wrong with the request.
     pub async fn drain(&self, request: &Drain) -> Result<Drained, ClientError> {
         self.ask(Method::POST, "/v1/drain", Some(request), TIMEOUT_OF_CHANGES)
@@ -136,12 +176,17 @@ impl Client {
         if status.is_success() {
             return serde_json::from_slice(&answer).map_err(|error| self.not_understood(&error));
         }
-        match serde_json::from_slice::<ErrorBody>(&answer) {
-            Ok(ErrorBody { error }) => Err(ClientError::Refused {
+        Err(self.refused(status, &answer))
+    }
+
+    /// What an answer that is no success says.
+    fn refused(&self, status: StatusCode, answer: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ErrorBody>(answer) {
+            Ok(ErrorBody { error }) => ClientError::Refused {
                 status,
                 message: error,
-            }),
-            Err(_) => Err(self.not_understood(&status)),
+            },
+            Err(_) => self.not_understood(&status),
         }
     }
 
@@ -151,6 +196,21 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let read = async |response: Response<Incoming>| {
+            let status = response.status();
+            Ok((status, response.into_body().collect().await?.to_bytes()))
+        };
+        self.converse(method, path, body, read).await
+    }
+
+    /// Asks, and has `read` read the answer.
+    async fn converse<T>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, hyper::Error>,
+    ) -> Result<T, ClientError> {
         let broken = |source| ClientError::Broken {
             path: self.socket.clone(),
             source,
@@ -170,8 +230,7 @@ impl Client {
             .map_err(|error| self.not_understood(&error))?;
         let exchange = async {
             let response = sender.send_request(request).await?;
-            let status = response.status();
-            Ok((status, response.into_body().collect().await?.to_bytes()))
+            read(response).await
         };
         let drive = async {
             // What goes wrong with the connection, the exchange reports.

@@ -120,6 +120,49 @@ pub const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "futago_service_slots_in_change",
+        kind: Gauge,
+        labels: &["service"],
+        help: "Slots of the service that a change of backends has not done with; packets of their flows are looked up.",
+        samples: |status, out| {
+            for service in &status.services {
+                out.push(&[&service.name], service.slots_in_change);
+            }
+        },
+    },
+    Family {
+        name: "futago_flow_table_entries",
+        kind: Gauge,
+        labels: &["table"],
+        help: "Entries of a table of flows that are in use, as of the last round through it.",
+        samples: |status, out| {
+            for table in &status.flow_tables {
+                out.push(&[&table.table], table.entries);
+            }
+        },
+    },
+    Family {
+        name: "futago_flow_table_free",
+        kind: Gauge,
+        labels: &["table"],
+        help: "Entries of a table of flows that are free.",
+        samples: |status, out| {
+            for table in &status.flow_tables {
+                out.push(
+                    &[&table.table],
+                    table.capacity.saturating_sub(table.entries),
+                );
+            }
+        },
+    },
+    Family {
+        name: "futago_flows_removed_total",
+        kind: Counter,
+        labels: &[],
+        help: "Flows that were forgotten: silent for too long, or not needed any more.",
+        samples: |status, out| out.push(&[], status.flows_removed),
+    },
+    Family {
         name: "futago_backend_packets_total",
         kind: Counter,
         labels: BACKEND,

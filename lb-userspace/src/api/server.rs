@@ -5,15 +5,19 @@ use std::{io, time::Duration};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::State,
+    extract::{Query, State, rejection::QueryRejection},
     http::{Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
+use lb_core::flows::Count;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Drain, Drained, ErrorBody, Failover, OPENAPI, Stop, Undrain, metrics, socket::Socket,
+    Drain, Drained, ErrorBody, Failover, OPENAPI, Stop, Undrain,
+    flows::{FlowQuery, View},
+    metrics,
+    socket::Socket,
     status::Status,
 };
 use crate::daemon::command::{Handle, Reloaded, Stopping};
@@ -61,6 +65,18 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/undrain",
         summary: "end a drain",
         handler: || post(undrain),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/flows",
+        summary: "the recorded flows, a JSON object each line",
+        handler: || get(list_flows),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/flows/count",
+        summary: "how many flows each service and backend has",
+        handler: || get(count_flows),
     },
     Route {
         method: Method::POST,
@@ -171,6 +187,39 @@ async fn undrain(State(handle): State<Handle>, body: Bytes) -> Result<Json<Undra
     outcome
         .map(Json)
         .map_err(|error| Failure(StatusCode::CONFLICT, error))
+}
+
+async fn list_flows(
+    State(handle): State<Handle>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let query = filter(query)?;
+    let limit = query.limit;
+    Ok(view(&handle, query).await?.stream(limit))
+}
+
+async fn count_flows(
+    State(handle): State<Handle>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Result<Json<Count>, Failure> {
+    let view = view(&handle, filter(query)?).await?;
+    let count = tokio::task::spawn_blocking(move || view.count()).await;
+    count
+        .map(Json)
+        .map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+fn filter(query: Result<Query<FlowQuery>, QueryRejection>) -> Result<FlowQuery, Failure> {
+    query
+        .map(|Query(query)| query)
+        .map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))
+}
+
+async fn view(handle: &Handle, query: FlowQuery) -> Result<View, Failure> {
+    handle
+        .flows(query)
+        .await?
+        .map_err(|error| Failure(StatusCode::NOT_FOUND, error))
 }
 
 /// The body, or what is wrong with it.

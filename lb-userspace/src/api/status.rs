@@ -24,9 +24,25 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     pub services: Vec<ServiceStatus>,
     pub reasons: Vec<ReasonStatus>,
+    /// The tables of flows, as of the last round through them.
+    #[serde(default)]
+    pub flow_tables: Vec<FlowTableStatus>,
+    /// Flows that were forgotten since the daemon started: silent for too long, or not needed any more.
+    #[serde(default)]
+    pub flows_removed: u64,
     /// Who holds which address; `null` without a `[[virtual_router]]`.
     #[serde(default)]
     pub election: Option<Election>,
+}
+
+/// How full a table of flows is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowTableStatus {
+    /// `flows_ipv4`, for example.
+    pub table: String,
+    /// A connection of `snat` has two.
+    pub entries: u64,
+    pub capacity: u64,
 }
 
 /// An interface of the node's configuration.
@@ -49,6 +65,9 @@ pub struct ServiceStatus {
     pub bytes: u64,
     /// Why the last change of this service could not be written, if so; the one before is in force.
     pub error: Option<String>,
+    /// Slots that a change of backends has not done with.
+    #[serde(default)]
+    pub slots_in_change: u64,
     pub backends: Vec<BackendStatus>,
 }
 

@@ -54,7 +54,7 @@ impl Check {
 }
 
 fn summary(model: &Model) -> anyhow::Result<String> {
-    let memory = capacity_bytes(&table_capacity(&model.dataplane.capacity))
+    let memory = capacity_bytes(&table_capacity(&model.dataplane))
         .context("[dataplane] asks for tables that cannot be made")?;
     let backends = model.services.iter().map(|s| s.backends.len()).sum();
     let nodes: Vec<_> = model.nodes.keys().map(NodeName::as_str).collect();

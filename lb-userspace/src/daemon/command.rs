@@ -2,7 +2,11 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::{Drain, Drained, Undrain, status::Status};
+use crate::api::{
+    Drain, Drained, Undrain,
+    flows::{FlowQuery, View},
+    status::Status,
+};
 
 /// One request; the answer comes through its channel.
 #[derive(Debug)]
@@ -24,6 +28,11 @@ pub enum Command {
     Undrain {
         request: Undrain,
         answer: oneshot::Sender<Result<Undrain, String>>,
+    },
+    /// A view of the flow tables.
+    Flows {
+        query: FlowQuery,
+        answer: oneshot::Sender<Result<View, String>>,
     },
     /// End the daemon. `keep`: leave the kernel forwarding and the VIPs in place.
     Stop {
@@ -83,6 +92,11 @@ impl Handle {
     pub async fn undrain(&self, request: Undrain) -> Result<Result<Undrain, String>, Stopping> {
         self.ask(|answer| Command::Undrain { request, answer })
             .await
+    }
+
+    /// The inner error says what of the query is not there.
+    pub async fn flows(&self, query: FlowQuery) -> Result<Result<View, String>, Stopping> {
+        self.ask(|answer| Command::Flows { query, answer }).await
     }
 
     /// The inner error says what could not be cleaned up.

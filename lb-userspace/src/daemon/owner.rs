@@ -9,13 +9,14 @@ use std::{
 use anyhow::{Context, bail};
 use lb_common::{
     address::Address,
+    steering::FlowTable,
     tables::{Key, NextHop},
 };
 use lb_core::{
     config,
     drain::Drains,
     health::State,
-    model::{Capacity, Model, Node, Service, ServiceKey, TunnelSources},
+    model::{self, Capacity, Model, Node, Service, ServiceKey, TunnelSources},
     plan::{self, BackendNow, Layout, PlanError, Write, wanted},
 };
 use tokio::{
@@ -26,6 +27,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Options,
+    ageing::Ageing,
     checks::{Checks, Finished},
     command::{Command, Reloaded},
     elector::{self, Elector},
@@ -49,10 +51,6 @@ const COALESCE: Duration = Duration::from_millis(5);
 /// After writing failed for want of room, the next try.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Sets of the flow tables, of 16 flows each.
-const FLOW_SETS: u32 = 4096;
-const HALF_OPEN_SETS: u32 = 1024;
-
 pub(super) struct Owner {
     pub(super) options: Options,
     pub(super) origin: Instant,
@@ -62,6 +60,7 @@ pub(super) struct Owner {
     pub(super) layout: Layout,
     pub(super) checks: Checks,
     pub(super) drains: Drains,
+    pub(super) ageing: Ageing,
     pub(super) next_hops: BTreeMap<IpAddr, NextHopChanged>,
     /// Why the tables do not hold what is wanted of a service.
     pub(super) errors: BTreeMap<ServiceKey, String>,
@@ -92,7 +91,7 @@ impl Owner {
         let (watcher, events) = Watcher::start(net::watch::Options::default())
             .await
             .context("cannot follow the host's network")?;
-        let capacity = table_capacity(&model.dataplane.capacity);
+        let capacity = table_capacity(&model.dataplane);
         info!(
             "tables take {} MiB",
             dataplane::capacity_bytes(&capacity)? >> 20
@@ -136,6 +135,7 @@ impl Owner {
             layout,
             checks,
             drains: Drains::default(),
+            ageing: Ageing::new(origin.elapsed()),
             next_hops: BTreeMap::new(),
             errors: BTreeMap::new(),
             outcomes,
@@ -193,6 +193,7 @@ impl Owner {
                         drop(answer.send(report::status(&self, election)));
                     }
                     Command::Drain { request, answer } => drop(answer.send(self.drain(&request))),
+                    Command::Flows { query, answer } => drop(answer.send(self.flows(&query))),
                     Command::Undrain { request, answer } => drop(answer.send(self.undrain(&request))),
                     Command::Failover { to, answer } => self.failover(to.as_deref(), answer),
                     Command::Reload(answer) => {
@@ -277,6 +278,7 @@ impl Owner {
             self.checks.next_deadline(),
             self.layout.deadline(),
             self.drains.next_deadline(),
+            Some(self.ageing.next_deadline()),
             self.vips.next_deadline(),
             self.flush_at,
             self.elector.next_deadline(&self.model),
@@ -296,6 +298,7 @@ impl Owner {
             self.mark(service);
         }
         self.end_drains(now);
+        self.age(now);
         self.vips.announce(now, &self.watcher.links());
         self.layout.expire(now);
         if self.flush_at.is_some_and(|at| at <= now) {
@@ -304,7 +307,7 @@ impl Owner {
         let healthy = |name: &str| {
             let service = self.model.services.iter().find(|s| s.name.as_str() == name);
             service.map_or(0, |service| {
-                let up = |backend: &&lb_core::model::Backend| {
+                let up = |backend: &&model::Backend| {
                     let id = (service.key(), backend.key());
                     backend.weight > 0
                         && self.checks.state(&id).serves()
@@ -492,7 +495,7 @@ impl Owner {
         }
     }
 
-    fn write(&mut self, writes: &[Write]) {
+    pub(super) fn write(&mut self, writes: &[Write]) {
         if let Err(defect) = self.dataplane.tables_mut().apply(writes) {
             // The layout and the maps were made with one capacity.
             error!(
@@ -635,9 +638,7 @@ impl Owner {
     async fn reload(&mut self) -> anyhow::Result<Reloaded> {
         let model = read_model(&self.options)?;
         let node = model.node(&self.options.node)?.clone();
-        if table_capacity(&model.dataplane.capacity)
-            != table_capacity(&self.model.dataplane.capacity)
-        {
+        if table_capacity(&model.dataplane) != table_capacity(&self.model.dataplane) {
             bail!(
                 "[dataplane] max_services, max_backends or max_slots changed: the tables are made when Futago starts; restart it (packets go on meanwhile)"
             );
@@ -750,12 +751,12 @@ fn read_model(options: &Options) -> anyhow::Result<Model> {
 
 /// The tables for a configured capacity: twice the slots, because a table is built beside the one in use; cells enough
 /// that a lookup ends after a few of them.
-pub(crate) fn table_capacity(capacity: &Capacity) -> plan::Capacity {
+pub(crate) fn table_capacity(dataplane: &model::Dataplane) -> plan::Capacity {
     let Capacity {
         max_services,
         max_backends,
         max_slots,
-    } = *capacity;
+    } = dataplane.capacity;
     // A service, its VIP, and each backend by its replies have a cell.
     let keys = u64::from(max_services) * 2 + u64::from(max_backends);
     plan::Capacity {
@@ -764,8 +765,9 @@ pub(crate) fn table_capacity(capacity: &Capacity) -> plan::Capacity {
         slots: max_slots.saturating_mul(2),
         // Runs of a power of two, and the next one beside the present one when a service outgrows it.
         backends: max_backends.saturating_mul(3),
-        flow_sets: FLOW_SETS,
-        half_open_sets: HALF_OPEN_SETS,
+        // The same for both families.
+        flow_sets: dataplane.flows.ipv4.flows / FlowTable::Flows4.ways(),
+        half_open_sets: dataplane.flows.ipv4.half_open / FlowTable::HalfOpen4.ways(),
     }
 }
 

@@ -14,7 +14,8 @@ use lb_core::{
 
 use super::owner::Owner;
 use crate::api::status::{
-    BackendStatus, DrainStatus, InterfaceStatus, ReasonStatus, ServiceStatus, Status,
+    BackendStatus, DrainStatus, FlowTableStatus, InterfaceStatus, ReasonStatus, ServiceStatus,
+    Status,
 };
 use crate::vrrp;
 
@@ -34,6 +35,16 @@ pub(super) fn status(owner: &Owner, election: Option<vrrp::status::Election>) ->
             .iter()
             .map(|service| service_status(owner, service))
             .collect(),
+        flow_tables: owner
+            .flow_tables()
+            .into_iter()
+            .map(|usage| FlowTableStatus {
+                table: usage.table.to_owned(),
+                entries: usage.used,
+                capacity: usage.capacity,
+            })
+            .collect(),
+        flows_removed: owner.ageing.removed,
         reasons: owner
             .dataplane
             .tables()
@@ -140,6 +151,7 @@ fn service_status(owner: &Owner, service: &Service) -> ServiceStatus {
         mode: service.mode,
         packets: backends.iter().map(|backend| backend.packets).sum(),
         bytes: backends.iter().map(|backend| backend.bytes).sum(),
+        slots_in_change: owner.layout.unsettled(&Key::from(&service.key())) as u64,
         error: owner.errors.get(&service.key()).cloned(),
         backends,
     }

@@ -6,14 +6,97 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use lb_common::{
+    address::Address,
+    flow_state::State,
+    flow_table::{Flags, Flow4, Flow6, FlowKey, HeapMemory, Layout, Table, Ticks, Value, WhenFull},
+    rewrite::Endpoint,
+    tracking::Tracker,
+};
+use lb_core::{
+    flows::{Filter, FlowTables, Known},
+    model::{BackendKey, Protocol, ServiceKey},
+};
 use lb_userspace::{
-    api::{Drained, socket::Socket, status::Status},
+    api::{
+        Drained,
+        flows::{FlowQuery, View},
+        socket::Socket,
+        status::Status,
+    },
     daemon::command::{Command, Handle, Reloaded},
 };
 
 /// The status that the golden texts were made of.
 pub fn status() -> Status {
     serde_json::from_str(include_str!("../data/status.json")).expect("a status")
+}
+
+/// Flows of clients' ports 0 to `FLOWS` of one backend of the service "web"; no other service.
+pub const FLOWS: u32 = 20_000;
+
+fn flows(query: FlowQuery) -> Result<View, String> {
+    if query.service.is_some_and(|name| name != "web") {
+        return Err("there is no such service; there are: web".to_owned());
+    }
+    fn table<L: Layout>(sets: u32) -> Table<L, HeapMemory> {
+        Table::new(HeapMemory::new::<L>(sets), sets - 1, 7)
+    }
+    let source = FlowTables {
+        ipv4: Tracker {
+            flows: table::<Flow4>(4096),
+            half_open: table::<Flow4>(1),
+        },
+        ipv6: Tracker {
+            flows: table::<Flow6>(1),
+            half_open: table::<Flow6>(1),
+        },
+        snat_ipv4: None,
+        snat_ipv6: None,
+    };
+    let end = |address, port| Endpoint {
+        address: Address::from_v4(address),
+        port,
+    };
+    for port in 0..FLOWS {
+        let key = FlowKey {
+            source: end([198, 51, 100, (port >> 14) as u8], port as u16),
+            destination: end([192, 0, 2, 10], 80),
+            protocol: 6,
+        };
+        let value = Value {
+            seen: Ticks(0),
+            backend: 1,
+            state: State::Established as u8,
+            flags: Flags::default(),
+        };
+        let _ = source
+            .ipv4
+            .flows
+            .insert(&key.v4(), value, &[], WhenFull::Refuse);
+    }
+    let web = Known {
+        name: "web".to_owned(),
+        key: ServiceKey {
+            vip: [192, 0, 2, 10].into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+        },
+        backends: vec![Some(BackendKey {
+            address: [10, 0, 0, 1].into(),
+            port: 8080,
+        })],
+    };
+    let filter = Filter {
+        client: query.client,
+        state: query.state,
+        ..Filter::default()
+    };
+    Ok(View {
+        source: Box::new(source),
+        directory: lb_core::flows::Directory::new(vec![web], filter),
+        now: Ticks(5),
+    })
 }
 
 /// A directory for one test, gone when the test ends.
@@ -83,6 +166,10 @@ impl Daemon {
                             Command::Undrain { request, answer } => {
                                 heard.push(format!("{request:?}"));
                                 let _ = answer.send(Err("it is not drained".to_owned()));
+                            }
+                            Command::Flows { query, answer } => {
+                                heard.push(format!("flows{}", query.to_uri()));
+                                let _ = answer.send(flows(query));
                             }
                             Command::Stop { keep, done } => {
                                 heard.push(format!("stop keep={keep}"));
