@@ -87,7 +87,7 @@ fn entrants(
     let mut all = Vec::new();
     let mut add = |case: &str, alternative, program: &ProgramFd, shape: Shape, encapsulates| {
         let plan = shape.plan()?;
-        anyhow::Ok(all.push(Entrant {
+        all.push(Entrant {
             case: case.to_owned(),
             alternative,
             program: program.try_clone()?,
@@ -96,7 +96,8 @@ fn entrants(
             plan,
             encapsulates,
             ns: Vec::new(),
-        }))
+        });
+        anyhow::Ok(())
     };
     for v6 in [false, true] {
         let line = MODES.iter().position(|case| case.v6 == v6).unwrap_or(0);

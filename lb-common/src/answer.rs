@@ -150,19 +150,20 @@ fn answer_packet<V: Answers, F: Frame, T: Tables>(
     }
 }
 
-/// Refuses the TCP segment of `job`, which is to no service, if the policy says so (RFC 9293 §3.10.7.1).
+/// Answers the TCP segment of `job` with a reset (RFC 9293 §3.10.7.1): one whose backend is [gone](Reason::BackendGone), or one to no
+/// service, if the policy says so.
 ///
 /// The outcome is the policy where there is no answer; the packet is then unchanged.
 #[inline(always)]
-pub fn reset<F: Frame, T: Tables>(frame: &mut F, tables: &T, job: &Job) -> Outcome {
+pub fn reset<F: Frame, T: Tables>(frame: &mut F, tables: &T, job: &Job, reason: Reason) -> Outcome {
     let result = if job.ethertype == ETHERTYPE_IPV4 {
-        reset_packet::<V4, F, T>(frame, tables, job)
+        reset_packet::<V4, F, T>(frame, tables, job, reason)
     } else {
-        reset_packet::<V6, F, T>(frame, tables, job)
+        reset_packet::<V6, F, T>(frame, tables, job, reason)
     };
     match result {
-        Ok(()) => Outcome {
-            reason: Reason::Rejected,
+        Ok(answered) => Outcome {
+            reason: answered,
             exit: Some(Exit::SameInterface),
         },
         Err(reason) => Outcome::not_sent(reason),
@@ -180,13 +181,21 @@ fn reset_packet<V: Answers, F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     job: &Job,
-) -> Result<(), Reason> {
-    let service = tables.service(job.service).ok_or(Reason::TableDefect)?;
-    let policy = service.flags & flags::UNMATCHED;
-    if policy != flags::UNMATCHED_REJECT {
-        return Err(unanswered(policy));
+    reason: Reason,
+) -> Result<Reason, Reason> {
+    let gone = reason as u32 == Reason::BackendGone as u32;
+    if !gone {
+        let service = tables.service(job.service).ok_or(Reason::TableDefect)?;
+        let policy = service.flags & flags::UNMATCHED;
+        if policy != flags::UNMATCHED_REJECT {
+            return Err(unanswered(policy));
+        }
     }
-    let silent = Reason::UnmatchedDropped;
+    let (answered, silent) = if gone {
+        (Reason::ConnectionReset, Reason::BackendGone)
+    } else {
+        (Reason::Rejected, Reason::UnmatchedDropped)
+    };
     if !is_host(job.source) || !is_alone(frame) {
         return Err(silent);
     }
@@ -243,7 +252,8 @@ fn reset_packet<V: Answers, F: Frame, T: Tables>(
     turn_link(frame).ok_or(silent)?;
     let header = V::header(job, size_of::<Tcp>() as u16, PROTOCOL_TCP);
     put(frame, start, header).ok_or(silent)?;
-    put(frame, start + size_of::<V::Header>(), answer).ok_or(silent)
+    put(frame, start + size_of::<V::Header>(), answer).ok_or(silent)?;
+    Ok(answered)
 }
 
 /// What happens to a packet for no service that gets no answer.

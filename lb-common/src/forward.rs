@@ -169,7 +169,11 @@ fn to_backend<V: Family, F: Frame, T: Tables>(
     if !is_host(network.source) || network.source == network.destination {
         return Err(Reason::Martian);
     }
-    let record = choose::<V, F, T>(frame, tables, link, network, ports, service, service_record)?;
+    let chosen = choose::<V, F, T>(frame, tables, link, network, ports, service, service_record);
+    let record = match chosen {
+        Ok(record) => record,
+        Err(reason) => return unplaced(frame, tables, network, reason, service_record),
+    };
     let backend = tables.backend(record).ok_or(Reason::TableDefect)?;
     let state = backend.state();
     let next_hop = backend.next_hop(state);
@@ -413,6 +417,29 @@ fn stopped<F: Frame, T: Tables>(
         return sent(tables.answer(frame, case), 0);
     }
     Err(reason)
+}
+
+/// A packet of a service that no backend gets: if its connection ends by that, the client is told.
+#[inline(always)]
+fn unplaced<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    network: &Network,
+    reason: Reason,
+    service: u32,
+) -> Result<Sent, Halt> {
+    if reason as u32 != Reason::BackendGone as u32
+        || network.piece.is_quoted()
+        || tables.features() & features::ANSWER == 0
+    {
+        return Err(reason);
+    }
+    let case = Case {
+        reason,
+        service,
+        backend: 0,
+    };
+    sent(tables.reset(frame, case), 0)
 }
 
 /// A packet to an address of a service and to no service, as the policy of the address says.

@@ -78,7 +78,7 @@ reasons! {
     Fragment = "fragment", Dropped;
     /// The service has no backend that is up.
     NoBackend = "no_backend", Dropped;
-    /// The flow's backend is down, and its service says that such flows are reset.
+    /// The flow's backend is down, its service says that such flows are reset, and no reset was sent: too many of late, or no whole segment.
     BackendGone = "backend_gone", Dropped;
     /// Two packets of one new flow at once: another CPU decides about it at this moment, and the sender repeats this one.
     Contended = "contended", Dropped;
@@ -106,6 +106,8 @@ reasons! {
     Answered = "answered", Answered;
     /// To an address of a service, but to no port that is served: refused by ICMP, as `unmatched = "reject"` says.
     Rejected = "rejected", Answered;
+    /// The flow's backend is down or drained to the end, and the client was told by a reset, as its service says.
+    ConnectionReset = "connection_reset", Answered;
     /// Echo request to an address of a service, answered.
     EchoReply = "echo_reply", Answered;
     /// To an address of a service, but to no port that is served: dropped, as `unmatched` says.

@@ -509,7 +509,7 @@ pub trait Tables {
         Self: Sized,
     {
         match answer::describe(frame, case) {
-            Some(job) => answer::reset(frame, self, &job).pack(),
+            Some(job) => answer::reset(frame, self, &job, case.reason).pack(),
             None => Outcome::not_sent(case.reason).pack(),
         }
     }

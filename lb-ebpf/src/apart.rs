@@ -110,19 +110,19 @@ pub extern "C" fn answer(context: *mut xdp_md, reason: u32) -> u64 {
     opaque(answer::answer(&mut XdpFrame::new(&context), &tables, job, reason).pack())
 }
 
-/// [`answer::reset`] of the job that was handed over: a packed [`Outcome`].
+/// [`answer::reset`] of the job that was handed over, for the reason of this number: a packed [`Outcome`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn reset(context: *mut xdp_md) -> u64 {
+pub extern "C" fn reset(context: *mut xdp_md, reason: u32) -> u64 {
     let context = XdpContext::new(context);
     let tables = MapTables::new(&context);
     if tables.features() & features::ANSWER == 0 {
         return DEFECT;
     }
-    let Some(job) = job() else {
+    let (Some(job), Some(reason)) = (job(), Reason::from_number(reason)) else {
         return DEFECT;
     };
-    opaque(answer::reset(&mut XdpFrame::new(&context), &tables, job).pack())
+    opaque(answer::reset(&mut XdpFrame::new(&context), &tables, job, reason).pack())
 }
 
 /// [`fragment::ports`] of the job that was handed over: a packed [`fragment::Found`].

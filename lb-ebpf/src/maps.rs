@@ -318,7 +318,7 @@ impl Tables for MapTables<'_> {
         if apart::describe(self.context.ctx, u64::from(case.service)) == 0 {
             return Outcome::not_sent(case.reason).pack();
         }
-        let outcome = apart::reset(self.context.ctx);
+        let outcome = apart::reset(self.context.ctx, case.reason as u32);
         frame.renew();
         outcome
     }

@@ -139,13 +139,8 @@ fn initramfs(directory: &Path, modules: &Path, tests: &[PathBuf]) -> Result<Path
     // The object lies where `cargo xtask ebpf --stats` looks for it.
     let object = ebpf::object_path();
     copy(&object, &inside(&root, &object))?;
-    for name in ["drivers/net/veth.ko"] {
-        let module = modules.join("kernel").join(name);
-        let to = root
-            .join("modules")
-            .join(module.file_name().unwrap_or_default());
-        copy(&module, &to)?;
-    }
+    let veth = modules.join("kernel/drivers/net/veth.ko");
+    copy(&veth, &root.join("modules/veth.ko"))?;
     let init = root.join("init");
     fs::write(&init, script)
         .and_then(|()| fs::set_permissions(&init, fs::Permissions::from_mode(0o755)))

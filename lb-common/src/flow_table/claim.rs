@@ -322,5 +322,5 @@ fn afresh(hash: u64) -> u64 {
 #[inline(always)]
 fn larger(a: u64, b: u64) -> u64 {
     let less = opaque(opaque(a.wrapping_sub(b)) >> 63);
-    a ^ (a ^ b) * less
+    a ^ ((a ^ b) * less)
 }

@@ -55,7 +55,7 @@ impl Control {
     /// Itself if `fit` is 1; if 0, a word that no entry has.
     #[inline(always)]
     pub(super) const fn where_fit(self, fit: u64) -> Self {
-        Self(self.0 | (fit ^ 1) * STATE_MASK)
+        Self(self.0 | ((fit ^ 1) * STATE_MASK))
     }
 
     #[inline(always)]

@@ -2,7 +2,9 @@
 
 use lb_common::tables::features::{ALL, ANSWER, FRAGMENTS, MSS, RELATED, SALT, TUNNEL};
 
-use crate::model::{Echo, Fragments, HashPolicy, Mode, Model, Service, Unmatched};
+use crate::model::{
+    Echo, Fragments, HashPolicy, Mode, Model, OnBackendDown, OnDrainEnd, Service, Unmatched,
+};
 
 /// Bits of [`lb_common::tables::features`]; those that nothing is said of here are always set.
 pub fn features(model: &Model) -> u32 {
@@ -27,6 +29,8 @@ fn answers(service: &Service) -> bool {
     service.mode != Mode::L2Dsr
         || service.unmatched != Unmatched::Pass
         || service.echo != Echo::Host
+        || service.on_backend_down == OnBackendDown::Reset
+        || service.drain.at_end == OnDrainEnd::Reset
 }
 
 #[cfg(test)]
@@ -52,6 +56,8 @@ mod tests {
             ("mode = \"l2-dsr\"\nunmatched = \"drop\"", ANSWER),
             ("mode = \"l2-dsr\"\necho = \"balancer\"", ANSWER),
             ("mode = \"l3-dsr\"\nencap = \"gre\"", TUNNEL | ANSWER),
+            ("mode = \"l2-dsr\"\non_backend_down = \"reset\"", ANSWER),
+            ("mode = \"l2-dsr\"\non_drain_end = \"reset\"", ANSWER),
             ("mode = \"l2-dsr\"\nmss_clamp = 1400", MSS),
             ("mode = \"l2-dsr\"\nhash = \"l2+3\"", SALT),
         ] {

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
     thread,
     time::{Duration, Instant},
 };
@@ -187,11 +188,12 @@ impl Send {
         if let Rate::Pps(pps) = self.rate {
             plan.interval = (1_000_000_000_u64 << 16) / u64::from(pps);
         }
-        if self.new_flows > 0 {
-            let Rate::Pps(pps) = self.rate else {
-                bail!("--new-flows needs a --rate in packets a second");
-            };
-            plan.packets_per_new_flow = (u64::from(pps) / self.new_flows).max(1);
+        match (NonZeroU64::new(self.new_flows), self.rate) {
+            (None, _) => {}
+            (Some(new_flows), Rate::Pps(pps)) => {
+                plan.packets_per_new_flow = (u64::from(pps) / new_flows).max(1);
+            }
+            (Some(_), _) => bail!("--new-flows needs a --rate in packets a second"),
         }
         let mut receiving = BenchObject::load(Sizes::default(), &["receive"])?;
         let mut receiver = Receiver::of_stamped(&mut receiving);

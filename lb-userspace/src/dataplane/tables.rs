@@ -368,18 +368,10 @@ impl Tables for MappedTables {
 
     fn note_unrecorded(&self, service: u32) {
         if let Some(notes) = self.notes.get(service) {
-            let before = Notes::unpack(notes.load(Ordering::Acquire));
-            let after = Notes {
+            let noted = Notes {
                 unrecorded: Some(self.now()),
-                ..before
             };
-            // Failure: a packet has just noted what is as new.
-            let _ = notes.compare_exchange(
-                before.pack(),
-                after.pack(),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            notes.store(noted.pack(), Ordering::Release);
         }
     }
 

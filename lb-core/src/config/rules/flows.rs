@@ -168,14 +168,6 @@ fn limit(service: &file::Service, snat: bool, sink: &Sink) {
 
 fn no_reset<T>(written: &At<T>, key: &str, service: &file::Service, sink: &Sink) {
     let Some(protocol) = service.protocol.as_ref().filter(|_| is_udp(service)) else {
-        sink.push(
-            Diagnostic::warning(
-                written.span.clone(),
-                "the balancer does not send resets in this version",
-            )
-            .label("the connections' packets are dropped")
-            .help("write \"rehash\": another backend answers with a reset"),
-        );
         return;
     };
     let diagnostic = Diagnostic::error(
