@@ -186,8 +186,33 @@ fn resets_of_servers(party: &Party) -> Result<u64> {
 
 /// The connections of one server end because another one got them and does not know them; the others' stay.
 fn are_moved(party: &Party, crowd: &Crowd, server: &str) -> Result<()> {
-    let before = crowd.shares();
     let resets = resets_of_servers(party)?;
+    are_reset(party, crowd, server)?;
+    let resets = resets_of_servers(party)? - resets;
+    ensure!(resets > 0, "no server said so");
+    Ok(())
+}
+
+/// As [`are_moved`], but the balancer says so, and no server sees them.
+fn are_ended(party: &Party, crowd: &Crowd, server: &str) -> Result<()> {
+    let had = crowd.shares().get(server).map_or(0, |share| share.open);
+    let resets = resets_of_servers(party)?;
+    are_reset(party, crowd, server)?;
+    let resets = resets_of_servers(party)? - resets;
+    ensure!(resets == 0, "servers said so {resets} times");
+    let status = party.daemon.status()?;
+    let told = status
+        .reasons
+        .iter()
+        .find(|counted| counted.reason == "connection_reset")
+        .map_or(0, |counted| counted.packets);
+    ensure!(told >= had as u64, "{told} resets for {had} connections");
+    Ok(())
+}
+
+/// All connections of one server are reset, and no others.
+fn are_reset(party: &Party, crowd: &Crowd, server: &str) -> Result<()> {
+    let before = crowd.shares();
     let ended = stage::wait_until("the server's connections to end", 30 * SECOND, || {
         Ok(crowd
             .shares()
@@ -210,16 +235,19 @@ fn are_moved(party: &Party, crowd: &Crowd, server: &str) -> Result<()> {
             );
         }
     }
-    let resets = resets_of_servers(party)? - resets;
-    ensure!(resets > 0, "no server said so");
     Ok(())
 }
 
 #[test]
-fn at_the_deadline_of_a_drain_connections_are_moved() -> Result<()> {
+fn at_the_deadline_of_a_drain_connections_are_moved_or_reset() -> Result<()> {
+    drain_to_the_end("rehash", are_moved)?;
+    drain_to_the_end("reset", are_ended)
+}
+
+fn drain_to_the_end(word: &str, end: fn(&Party, &Crowd, &str) -> Result<()>) -> Result<()> {
     // Another word for backends that die, so that one is not taken for the other.
-    let keys = "on_drain_end = \"rehash\"\non_backend_down = \"keep\"";
-    let party = Party::build("drain", Mode::Nat, 3, keys)?;
+    let keys = format!("on_drain_end = \"{word}\"\non_backend_down = \"keep\"");
+    let party = Party::build("drain", Mode::Nat, 3, &keys)?;
     let crowd = party.open(90)?;
     let before = crowd.shares();
     let first = party.service.backends[0].address.to_string();
@@ -230,23 +258,30 @@ fn at_the_deadline_of_a_drain_connections_are_moved() -> Result<()> {
     let status = party.daemon.cli(&["status"])?;
     ensure!(status.contains("drains by command"), "{status}");
     whole(&crowd, &before, "the drain has begun")?;
-    are_moved(&party, &crowd, "server1")?;
+    end(&party, &crowd, "server1")?;
     let status = party.daemon.cli(&["status"])?;
     ensure!(status.contains("drained by command"), "{status}");
     Ok(())
 }
 
 #[test]
-fn connections_of_a_backend_that_dies_are_moved_or_kept() -> Result<()> {
-    for on_down in ["rehash", "keep"] {
+fn connections_of_a_backend_that_dies_are_moved_reset_or_kept() -> Result<()> {
+    for on_down in ["rehash", "reset", "keep"] {
         let keys = format!("on_backend_down = \"{on_down}\"");
         let party = Party::build("down", Mode::Nat, 3, &keys)?;
         let crowd = party.open(90)?;
         let before = crowd.shares();
         party.lab.cut("server1", "eth0", Direction::ToHost)?;
-        if on_down == "rehash" {
-            are_moved(&party, &crowd, "server1")?;
-            continue;
+        match on_down {
+            "rehash" => {
+                are_moved(&party, &crowd, "server1")?;
+                continue;
+            }
+            "reset" => {
+                are_ended(&party, &crowd, "server1")?;
+                continue;
+            }
+            _ => {}
         }
         party
             .daemon

@@ -17,7 +17,7 @@ use crate::{
     lease::{Held, Lease},
     real_server::{Duties, Key, Outcome},
     reason::Reason,
-    steering::{FlowSettings, FlowTable},
+    steering::{FlowSettings, FlowTable, Recorded},
     tables::{Backend, Counter, Route, RouteQuery, Service, Tables},
     wire::Wire,
 };
@@ -111,6 +111,8 @@ pub struct HeapTables {
     pub now: Ticks,
     /// By the service's record: when a flow last found no room.
     pub unrecorded: RefCell<BTreeMap<u32, Ticks>>,
+    /// By the service's record: how many flows were recorded of late.
+    pub recorded: RefCell<BTreeMap<u32, Recorded>>,
 }
 
 /// Flow tables on the heap, of one size.
@@ -176,6 +178,18 @@ impl Tables for HeapTables {
 
     fn now(&self) -> Ticks {
         self.now
+    }
+
+    fn may_record(&self, service: u32, limit: u32) -> bool {
+        let mut recorded = self.recorded.borrow_mut();
+        let recorded = recorded.entry(service).or_default();
+        match recorded.one_more(self.now, limit) {
+            Some(more) => {
+                *recorded = more;
+                true
+            }
+            None => false,
+        }
     }
 
     fn note_unrecorded(&self, service: u32) {

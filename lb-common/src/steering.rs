@@ -130,6 +130,12 @@ pub fn write<V: Family, T: Tables>(tables: &T, job: &Job, writing: Writing) -> W
     let Some(service) = tables.service(job.service) else {
         return Written::Full;
     };
+    if !writing.moves
+        && service.new_flows != 0
+        && !tables.may_record(job.service, service.new_flows)
+    {
+        return Written::Full;
+    }
     records::<V, T>(tables, job, &tracker::<V, T>(tables), service.policy()).write(writing)
 }
 
@@ -190,6 +196,30 @@ impl Notes {
     }
 }
 
+/// Records made in a second: its low bits, and how many. Several CPUs may count at once and miss each other: it is near enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recorded(pub u32);
+
+impl Recorded {
+    const COUNT_BITS: u32 = 24;
+    const COUNT_MASK: u32 = (1 << Self::COUNT_BITS) - 1;
+
+    /// One more, now; `None` if there are `limit` in this second already.
+    #[inline(always)]
+    pub const fn one_more(self, now: Ticks, limit: u32) -> Option<Self> {
+        let second = now.0 << Self::COUNT_BITS;
+        let count = if self.0 & !Self::COUNT_MASK == second {
+            self.0 & Self::COUNT_MASK
+        } else {
+            0
+        };
+        if count >= limit || count == Self::COUNT_MASK {
+            return None;
+        }
+        Some(Self(second | (count + 1)))
+    }
+}
+
 /// A time as a mark. Zero is taken for "never": the second zero counts as the one after it.
 #[inline(always)]
 pub const fn mark(time: Option<Ticks>) -> u32 {
@@ -203,4 +233,32 @@ pub const fn mark(time: Option<Ticks>) -> u32 {
 #[inline(always)]
 const fn unmark(mark: u32) -> Option<Ticks> {
     if mark == 0 { None } else { Some(Ticks(mark)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_counted_by_the_second() {
+        let mut recorded = Recorded::default();
+        for _ in 0..3 {
+            recorded = recorded.one_more(Ticks(256), 3).expect("below the limit");
+        }
+        assert_eq!(recorded.one_more(Ticks(256), 3), None);
+        assert!(recorded.one_more(Ticks(256), 4).is_some());
+        let next = recorded.one_more(Ticks(257), 1).expect("a new second");
+        assert_eq!(next.one_more(Ticks(257), 1), None);
+    }
+
+    #[test]
+    fn notes_keep_their_time() {
+        for time in [1, 7, u32::MAX] {
+            let notes = Notes {
+                unrecorded: Some(Ticks(time)),
+            };
+            assert_eq!(Notes::unpack(notes.pack()), notes);
+        }
+        assert_eq!(Notes::unpack(0), Notes::default());
+    }
 }

@@ -226,7 +226,9 @@ pub struct Service {
     pub flags: u16,
     /// Largest TCP segment that a SYN may ask for; 0: any; [`mss::AUTO`](crate::mss::AUTO).
     pub mss: u16,
-    pub reserved_rare: [u8; 56],
+    /// Records of new flows in a second, at most; 0: any.
+    pub new_flows: u32,
+    pub reserved_rare: [u8; 52],
 }
 
 impl Service {
@@ -433,6 +435,10 @@ pub trait Tables {
     fn flow_settings(&self) -> FlowSettings;
     /// The clock of the flow tables.
     fn now(&self) -> Ticks;
+    /// Whether one more flow of a service (by its record) may be recorded, of `limit` in a second; counts it.
+    fn may_record(&self, _service: u32, _limit: u32) -> bool {
+        true
+    }
     /// Notes that a flow of a service (by its record) found no room to be recorded.
     fn note_unrecorded(&self, service: u32);
 

@@ -25,7 +25,7 @@ use lb_common::{
     lease::{self, Held, Lease},
     reason::Reason,
     related::{Flow, Requote},
-    steering::{Family, FlowSettings, FlowTable, mark},
+    steering::{Family, FlowSettings, FlowTable, Recorded, mark},
     tables::{Backend, Counter, NextHop, Route, RouteQuery, Service, Settings, Tables},
 };
 
@@ -123,7 +123,7 @@ pub fn job() -> Option<&'static Job> {
     JOB.get(0)
 }
 
-/// What packets note of a service, by its record: packed [`Notes`](lb_common::steering::Notes).
+/// What packets note of a service, by its record: packed [`Notes`](lb_common::steering::Notes), and in the upper half [`Recorded`].
 #[btf_map]
 static NOTES: Array<u64, 1, MAPPED> = Array::new();
 
@@ -176,6 +176,24 @@ impl Tables for MapTables<'_> {
     fn now(&self) -> Ticks {
         // SAFETY: a helper without arguments.
         Ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
+    }
+
+    #[inline(always)]
+    fn may_record(&self, service: u32, limit: u32) -> bool {
+        let Some(notes) = NOTES.get_ptr_mut(service) else {
+            return false;
+        };
+        // SAFETY: the second half of an element of the map; volatile because other CPUs change it at any time.
+        unsafe {
+            let recorded = notes.cast::<u32>().add(1);
+            match Recorded(recorded.read_volatile()).one_more(self.now(), limit) {
+                Some(more) => {
+                    recorded.write_volatile(more.0);
+                    true
+                }
+                None => false,
+            }
+        }
     }
 
     #[inline(always)]

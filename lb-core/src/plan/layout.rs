@@ -49,6 +49,8 @@ pub struct Wanted {
     /// Bits of [`flags`](lb_common::tables::flags).
     pub flags: u16,
     pub tracking: Policy,
+    /// Records of new flows in a second, at most; 0: any.
+    pub new_flows: u32,
     pub timeouts: Timeouts,
     pub backends: Vec<WantedBackend>,
 }
@@ -744,6 +746,7 @@ fn service_record(wanted: &Wanted, slots: Range, backends: Range) -> Service {
         mode: wanted.mode as u8,
         hash: wanted.hash as u8,
         tracking: wanted.tracking.pack(),
+        new_flows: wanted.new_flows,
         gue_port: wanted.gue_port,
         dscp: wanted.dscp,
         mss: wanted.mss,

@@ -65,6 +65,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> Wanted {
         source_bits: 0,
         flags: 0,
         tracking: POLICY,
+        new_flows: 0,
         timeouts: Timeouts::DEFAULT,
         backends,
     }

@@ -55,6 +55,7 @@ pub fn wanted(
         source_bits: sources.entropy_bits(),
         flags: flags(service),
         tracking: service.policy(),
+        new_flows: service.max_new_flows_per_second.unwrap_or(0),
         timeouts: service.timeouts.into(),
         backends: service
             .backends

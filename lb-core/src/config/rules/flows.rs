@@ -145,8 +145,6 @@ fn limit(service: &file::Service, snat: bool, sink: &Sink) {
         return;
     };
     if full {
-        let what = "`max_new_flows_per_second` is not in effect in this version";
-        sink.push(Diagnostic::warning(limit.span.clone(), what).label("every flow is recorded"));
         return;
     }
     let diagnostic = if snat {

@@ -123,10 +123,6 @@ fn what_the_packet_path_does_not_do_yet_is_a_warning() {
         assert!(found.iter().any(|f| f.message.contains(part)), "{found:?}");
     };
     warns(SNAT, "`snat` is not in effect in this version");
-    warns(
-        &with_service("tracking = \"full\"\nmax_new_flows_per_second = 5", ""),
-        "`max_new_flows_per_second` is not in effect in this version",
-    );
 }
 
 #[test]
