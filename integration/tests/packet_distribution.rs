@@ -169,14 +169,14 @@ fn sequential() -> Vec<(IpAddr, u16)> {
         .collect()
 }
 
-/// Of clients anywhere.
+/// Of clients anywhere that a client can be.
 fn scattered(seed: u64) -> Vec<(IpAddr, u16)> {
     let mut random = Random::new(seed);
     let flow = |_| {
-        (
-            IpAddr::from(Ipv4Addr::from(random.bits() as u32)),
-            random.word(),
-        )
+        let [first, rest @ ..] = (random.bits() as u32).to_be_bytes();
+        let [second, third, fourth] = rest;
+        let client = Ipv4Addr::new(1 + first % 126, second, third, fourth);
+        (IpAddr::from(client), random.word())
     };
     (0..FLOWS).map(flow).collect()
 }

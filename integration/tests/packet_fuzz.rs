@@ -217,6 +217,9 @@ fn reaches_everything(outcomes: &BTreeMap<&str, u64>, count: u64) {
                 | Reason::EchoAnswered
                 | Reason::EchoReply
                 | Reason::LeaseExpired
+                | Reason::BackendGone
+                | Reason::ConnectionReset
+                | Reason::Contended
         );
         let seen = outcomes.get(reason.label()).copied().unwrap_or(0);
         assert!(

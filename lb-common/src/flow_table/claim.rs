@@ -217,24 +217,38 @@ impl<L: Layout, M: Memory> Table<L, M> {
     }
 
     /// The entry to take: the first free one, else the one that was seen longest ago.
-    ///
-    /// Without a branch in the loop: the verifier follows each way through it, and with three ways an entry there are too many.
     #[inline(always)]
     fn best(set: &M::Set<'_>, hash: u64, evicts: u64, now: Ticks) -> Option<usize> {
-        /// Any free entry is better than any that is used.
-        const FREE: u64 = 1 << 40;
-        const AT_BITS: u32 = 16;
+        let free = Self::scored(set, hash, |control, _, step| {
+            control.free_bit() * (L::WAYS - step) as u64
+        });
+        if free.is_some() || evicts == 0 {
+            return free;
+        }
         /// A stamp of another CPU may be a little ahead.
         const AHEAD: u32 = 16;
+        Self::scored(set, hash, |control, at, _| {
+            let seen = Value::unpack(set.load(at + VALUE)).seen.0;
+            let age = u64::from(now.0.wrapping_add(AHEAD).wrapping_sub(seen)) + 1;
+            control.live_bit() * age
+        })
+    }
+
+    /// The entry with the highest score, if that is not zero.
+    ///
+    /// Without a branch in the loop: the verifier follows each way through it, and with two ways an entry there are too many.
+    #[inline(always)]
+    fn scored(
+        set: &M::Set<'_>,
+        hash: u64,
+        score: impl Fn(Control, usize, usize) -> u64,
+    ) -> Option<usize> {
+        const AT_BITS: u32 = 16;
         let hash = afresh(hash);
         let mut best = 0;
         for step in 0..L::WAYS {
             let at = Self::position(hash, step);
-            let control = Control(set.load(at));
-            let seen = Value::unpack(set.load(at + VALUE)).seen.0;
-            let age = u64::from(now.0.wrapping_add(AHEAD).wrapping_sub(seen)) + 1;
-            let score = control.free_bit() * (FREE + (L::WAYS - step) as u64)
-                + control.live_bit() * evicts * age;
+            let score = score(Control(set.load(at)), at, step);
             best = larger(best, score << AT_BITS | at as u64);
         }
         (best >> AT_BITS != 0).then_some(best as usize & ((1 << AT_BITS) - 1))
