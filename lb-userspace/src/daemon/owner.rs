@@ -148,6 +148,7 @@ impl Owner {
         owner.follow_model();
         owner.prepare_host()?;
         owner.first_next_hops().await;
+        owner.first_outcomes().await;
         owner.flush(owner.now());
         if let Some((service, error)) = owner.errors.first_key_value() {
             bail!("service {service}: {error}");
@@ -586,6 +587,36 @@ impl Owner {
         }
     }
 
+    /// Waits a moment until the backends of services that the tables do not have yet have been probed once: a service that begins with
+    /// the first backend that answers has most of its slots in change, and new flows that may be old ones, UDP's, stay there for long.
+    async fn first_outcomes(&mut self) {
+        const PATIENCE: Duration = Duration::from_millis(750);
+        let until = self.now() + PATIENCE;
+        while self.begins_blind() && self.now() < until {
+            for service in self.checks.poll(self.now()) {
+                self.mark(service);
+            }
+            let next = self.checks.next_deadline().unwrap_or(until).min(until);
+            let wake = tokio::time::Instant::from_std(self.origin + next);
+            tokio::select! {
+                Some(finished) = self.outcomes.recv() => self.probed(finished),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Whether a service that is not in the tables has backends that were never probed.
+    fn begins_blind(&self) -> bool {
+        self.model.services.iter().any(|service| {
+            let key = service.key();
+            self.layout.record(&Key::from(&key)).is_none()
+                && service
+                    .backends
+                    .iter()
+                    .any(|backend| self.checks.state(&(key, backend.key())) == State::Unknown)
+        })
+    }
+
     /// Kernel settings for the modes in use.
     fn prepare_host(&mut self) -> anyhow::Result<()> {
         let Some(node) = self.model.nodes.get(self.options.node.as_str()) else {
@@ -694,6 +725,7 @@ impl Owner {
             self.remove_macvlans().await;
         }
         self.hold_vips().await;
+        self.first_outcomes().await;
         // At once, so that who asked hears of what cannot be written.
         self.flush(self.now());
         for (key, error) in &self.errors {
