@@ -596,7 +596,7 @@ fn a_restarted_daemon_adopts_the_tables() {
         let strip = |text: &str| text.split("] [(").next().unwrap_or_default().to_owned();
         assert_eq!(strip(&contents(dataplane.tables())), strip(&before));
         assert!(before.contains(&format!("{:?}", dataplane.tables().backend(DSR_RECORD))));
-        assert_eq!(names(&format!("{DIRECTORY}/v2")), ["0"]);
+        assert_eq!(names(&format!("{DIRECTORY}/v3")), ["0"]);
     });
 }
 
@@ -625,14 +625,14 @@ fn adopted_tables_are_byte_for_byte_the_same() {
 fn another_capacity_takes_new_tables_and_replaces_the_program_in_its_link() {
     alone(|| {
         let before = start(&[("lb0", XdpMode::Generic)]).interfaces();
-        let old_maps: Vec<u32> = names(&format!("{DIRECTORY}/v2/0"))
+        let old_maps: Vec<u32> = names(&format!("{DIRECTORY}/v3/0"))
             .iter()
             .map(|name| {
-                let path = format!("{DIRECTORY}/v2/0/{name}");
+                let path = format!("{DIRECTORY}/v3/0/{name}");
                 MapInfo::from_pin(path).expect("a pinned map").id()
             })
             .collect();
-        assert_eq!(old_maps.len(), 9);
+        assert_eq!(old_maps.len(), 15);
         let link = link_id("lb0");
 
         let capacity = Capacity {
@@ -655,7 +655,7 @@ fn another_capacity_takes_new_tables_and_replaces_the_program_in_its_link() {
 
         assert_eq!(link_id("lb0"), link, "the link is the same");
         assert_ne!(after[0].program_id, before[0].program_id);
-        assert_eq!(names(&format!("{DIRECTORY}/v2")), ["1"]);
+        assert_eq!(names(&format!("{DIRECTORY}/v3")), ["1"]);
         eventually("the old tables are freed", || {
             old_maps.iter().all(|id| MapInfo::from_id(*id).is_err())
         });
@@ -679,15 +679,15 @@ fn link_id(interface: &str) -> u32 {
 fn tables_of_another_layout_are_replaced() {
     alone(|| {
         drop(start(&[("lb0", XdpMode::Generic)]));
-        fs::rename(format!("{DIRECTORY}/v2"), format!("{DIRECTORY}/v0")).expect("renamed");
+        fs::rename(format!("{DIRECTORY}/v3"), format!("{DIRECTORY}/v0")).expect("renamed");
         fs::remove_file(format!("{DIRECTORY}/current")).expect("removed");
         symlink("v0/0", format!("{DIRECTORY}/current")).expect("linked");
         let mut dataplane = open(&[("lb0", XdpMode::Generic)]);
         assert!(!dataplane.adopted());
-        assert_eq!(names(DIRECTORY), ["current", "links", "v0", "v2"]);
+        assert_eq!(names(DIRECTORY), ["current", "links", "v0", "v3"]);
         fill(&mut dataplane);
         dataplane.attach().expect("attached");
-        assert_eq!(names(DIRECTORY), ["current", "links", "v2"]);
+        assert_eq!(names(DIRECTORY), ["current", "links", "v3"]);
         assert!(forwards());
     });
 }
@@ -697,7 +697,7 @@ fn a_pinned_map_of_another_kind_is_not_adopted() {
     alone(|| {
         drop(start(&[]));
         // The right type, sizes and number of entries, but it cannot be mapped.
-        let slots = format!("{DIRECTORY}/v2/0/SLOTS");
+        let slots = format!("{DIRECTORY}/v3/0/SLOTS");
         fs::remove_file(&slots).expect("removed");
         let other = Array::<MapData, u64>::create(CAPACITY.slots / 2, 0).expect("a map");
         other.pin(&slots).expect("pinned");
@@ -709,13 +709,13 @@ fn a_pinned_map_of_another_kind_is_not_adopted() {
 fn tables_that_were_never_attached_do_not_stay() {
     alone(|| {
         drop(open(&[]));
-        assert_eq!(names(&format!("{DIRECTORY}/v2")), [""; 0]);
+        assert_eq!(names(&format!("{DIRECTORY}/v3")), [""; 0]);
         // Left by a process that was killed in between.
         let mut dataplane = open(&[]);
-        fs::create_dir(format!("{DIRECTORY}/v2/7")).expect("made");
+        fs::create_dir(format!("{DIRECTORY}/v3/7")).expect("made");
         fill(&mut dataplane);
         dataplane.attach().expect("attached");
-        assert_eq!(names(&format!("{DIRECTORY}/v2")), ["0"]);
+        assert_eq!(names(&format!("{DIRECTORY}/v3")), ["0"]);
     });
 }
 
@@ -750,7 +750,7 @@ fn the_hosts_bpffs_is_mounted_if_it_is_missing() {
         run("mount", "-t sysfs sysfs /sys");
         assert!(fs::create_dir("/sys/fs/bpf/futago").is_err());
         let dataplane = Dataplane::open(Options::new(CAPACITY)).expect("opened");
-        assert_eq!(names("/sys/fs/bpf/futago/v2/0").len(), 9);
+        assert_eq!(names("/sys/fs/bpf/futago/v3/0").len(), 15);
         dataplane.detach().expect("detached");
         assert!(!Path::new("/sys/fs/bpf/futago").exists());
     });
