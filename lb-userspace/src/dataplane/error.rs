@@ -29,7 +29,7 @@ pub enum OpenError {
         source: Box<dyn Error + Send + Sync>,
     },
     #[error(
-        "the kernel refused the program: {0}. It is tried on Linux 6.1 and later; an object named by FUTAGO_BPF_OBJECT has to come from the sources of this build"
+        "the kernel refused the program: {0}. It is tried on Linux 6.18; an object named by FUTAGO_BPF_OBJECT has to come from the sources of this build"
     )]
     Load(#[source] Box<dyn Error + Send + Sync>),
     #[error(
